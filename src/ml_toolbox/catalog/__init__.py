@@ -1,0 +1,1 @@
+"""Prices, shapes and regions as dated data files, with their loader."""

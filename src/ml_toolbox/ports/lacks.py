@@ -1,0 +1,33 @@
+"""What an implementation cannot do, as data beside its class.
+
+The same record drives placement filters, error texts, the generated documentation table and the conformance suite: a
+declared lack must refuse with its reason, and one that quietly works fails the suite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NoReturn
+
+from ml_toolbox.base.errors import Unsupported
+
+
+@dataclass(frozen=True, slots=True)
+class Lacks:
+    """One missing capability.
+
+    ``never``: the platform cannot do it. ``not-yet``: the platform or a library below must change first.
+    ``not-done``: it could be done here and has not been.
+    """
+
+    kind: Literal["never", "not-yet", "not-done"]
+    reason: str
+
+
+Lacking = Mapping[str, Lacks]
+
+
+def refuse(lacks: Lacking, capability: str, *, who: str) -> NoReturn:
+    """Raise :class:`Unsupported` with the declared reason. Only for capabilities that are declared lacking."""
+    raise Unsupported(f"{who} cannot do {capability}: {lacks[capability].reason}", provider=who)
