@@ -20,7 +20,7 @@ class Offer:
     accelerator: str = ""
     accelerator_count: int = 0
     spot: bool = False
-    price_hourly: Money = Money(0)
+    price_hourly: Money = field(default_factory=Money)
     price_as_of: str = ""
     """Date of the price (ISO), or "" where nothing is charged."""
 
