@@ -191,7 +191,7 @@ class Lane:
                 work.reply.refuse(Refused(500, "the model's answer cannot be written in this format"))
                 continue
             work.reply.answer(body)
-        now = self._loop.time()
+        now = time.monotonic()
         latency = metrics.latency
         for work in group:
             latency.observe(now - work.reply.started)
@@ -209,7 +209,7 @@ def _run(predictor: Predictor, schema: Schema, group: Sequence[Work]) -> tuple[l
     try:
         joint = predictor(schema.settle(_joined(group)), outputs)
         _check_rows(joint, rows)
-    except Exception:  # the model is foreign code and may raise anything; each request's own error is told below
+    except Exception:  # noqa: BLE001 - foreign code may raise anything; each request's own error is told below
         return [_alone(predictor, schema, work) for work in group], time.perf_counter() - started
     took_s = time.perf_counter() - started
     return _parted(joint, group), took_s
@@ -218,8 +218,8 @@ def _run(predictor: Predictor, schema: Schema, group: Sequence[Work]) -> tuple[l
 def _joined(group: Sequence[Work]) -> Batch:
     first = group[0].batch
     if isinstance(first, dict):
-        return {name: np.concatenate([work.batch[name] for work in group]) for name in first}  # type: ignore[call-overload]
-    return np.concatenate([work.batch for work in group])  # type: ignore[arg-type]
+        return {name: np.concatenate([work.batch[name] for work in group]) for name in first}
+    return np.concatenate([work.batch for work in group])
 
 
 def _parted(joint: Results, group: Sequence[Work]) -> list[Results | Refused]:

@@ -56,7 +56,9 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="serve", description="Serve a model package over HTTP.")
     parser.add_argument("package", nargs="?", type=Path, help="folder of a model package")
-    parser.add_argument("--spec", type=Path, help="JSON file naming several variants and their weights; watched for changes")
+    parser.add_argument(
+        "--spec", type=Path, help="JSON file naming several variants and their weights; watched for changes"
+    )
     parser.add_argument("--name", help="name in the URLs (default: the folder's name)")
     parser.add_argument("--model", default="", help="NAME:VERSION shown in answers and metrics")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import httptools
@@ -52,7 +53,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._queue: deque[Exchange] = deque()
         self._transport: asyncio.Transport | None = None
-        self._now = server.loop.time()
+        self._now = monotonic()
         self._quiet_since = self._now
         self._began: float | None = None
         """When the request now being read began; ``None`` between requests."""
@@ -92,7 +93,7 @@ class Connection(asyncio.Protocol):
             if self._discarded > _LINGER_BYTES:
                 self._abort()
             return
-        self._now = self._quiet_since = self.server.loop.time()
+        self._now = self._quiet_since = monotonic()
         self._fed += 1
         self._feed(data)
         if self._in_head and self._began_in_feed != self._fed:
@@ -106,7 +107,7 @@ class Connection(asyncio.Protocol):
         return bool(self._queue)  # the client may have closed its side only and still wait for answers
 
     def pause_writing(self) -> None:
-        self._stalled_since = self.server.loop.time()
+        self._stalled_since = monotonic()
         self._read_or_wait()
 
     def resume_writing(self) -> None:
@@ -283,7 +284,7 @@ class Connection(asyncio.Protocol):
             self._close()
             return
         self._deaf = True
-        self._linger_until = self.server.loop.time() + _LINGER_S
+        self._linger_until = monotonic() + _LINGER_S
         self._reading = True
         self._transport.resume_reading()
         self._transport.write_eof()

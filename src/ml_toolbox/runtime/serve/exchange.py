@@ -45,7 +45,7 @@ class Exchange:
         """Only those of ``connection.KEPT``, names in lower case."""
         self.body = body
         self.started = started
-        """Loop time when its last byte was read."""
+        """Monotonic time when its last byte was read."""
         self.close = close
         """No further request is answered on this connection."""
         self.http10 = http10

@@ -9,7 +9,23 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-LATENCY_BUCKETS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+LATENCY_BUCKETS: Final = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    10.0,
+)
 SIZE_BUCKETS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1024.0, 4096.0, 16384.0)
 _FOLD_AT: Final = 4096
 
@@ -79,7 +95,11 @@ def _escaped(value: str) -> str:
 
 
 def exposition(
-    variants: Iterable[VariantMetrics], *, weights: Mapping[str, float], other: Mapping[int, int], gauges: Mapping[str, float]
+    variants: Iterable[VariantMetrics],
+    *,
+    weights: Mapping[str, float],
+    other: Mapping[int, int],
+    gauges: Mapping[str, float],
 ) -> bytes:
     """The whole page. ``weights`` by label set; ``other``: answers that reached no variant, by status."""
     variants = list(variants)

@@ -138,7 +138,9 @@ class ServedModel:
         if not self.variants:
             raise Refused(503, f"the model {self.name} is not loaded yet", retry_after_s=1)
         known = ", ".join(self.variants)
-        raise Refused(404, f"{self.name} has no variant {shown(asked)!r}", field="X-MLT-Variant", hint=f"it has: {known}")
+        raise Refused(
+            404, f"{self.name} has no variant {shown(asked)!r}", field="X-MLT-Variant", hint=f"it has: {known}"
+        )
 
     def first(self) -> LoadedVariant:
         """The variant that speaks for the model where it is described."""

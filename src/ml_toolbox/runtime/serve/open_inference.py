@@ -43,22 +43,23 @@ def read_infer(reader: JsonReader, schema: Schema, body: bytes) -> tuple[Decoded
 
 def _fast(reader: JsonReader, schema: Schema, body: bytes) -> Decoded | None:
     """One flat or row-wise numeric tensor and no wishes about outputs: what nearly every request is."""
-    document = reader.tape(body)
+    document: Any = reader.tape(body)
     if type(document) is not simdjson.Object:
         return None
-    inputs = document.get("inputs")
+    inputs: Any = document.get("inputs")
     if type(inputs) is not simdjson.Array or len(inputs) != 1:
         return None
     size = len(document)
     identifier = document.get("id") if size == 2 else None
     if size > 2 or (size == 2 and not isinstance(identifier, str)):
         return None
-    tensor = inputs[0]
+    tensor: Any = inputs[0]
     if type(tensor) is not simdjson.Object or len(tensor) != 4:
         return None
     if schema.layout == "tensor" and tensor.get("name") != schema.names[0]:
         return None
-    shape, data = tensor.get("shape"), tensor.get("data")
+    shape: Any = tensor.get("shape")
+    data: Any = tensor.get("data")
     if type(shape) is not simdjson.Array or type(data) is not simdjson.Array:
         return None
     if tensor.get("datatype") not in (_REAL if schema.dtype.kind == "f" else (datatype_of(schema.dtype.name),)):
@@ -133,20 +134,25 @@ def _values(data: list[Any], shape: tuple[int, ...], datatype: str, field: str) 
         array = np.empty(len(flat), object)
         array[:] = flat
         return array.reshape(shape)
-    wanted = bool if datatype == "BOOL" else int | float
     nan_allowed = datatype in _REAL
     for i, value in enumerate(flat):
         if value is None and nan_allowed:
             flat[i] = np.nan
-        elif not isinstance(value, wanted) or (isinstance(value, bool) and datatype != "BOOL"):
-            raise Refused(400, f"{field}.data[{i}] is not {datatype}", field=f"{field}.data")
-        elif not nan_allowed and isinstance(value, float) and not value.is_integer():
+        elif not _is(datatype, value):
             raise Refused(400, f"{field}.data[{i}] is not {datatype}", field=f"{field}.data")
     try:
         with np.errstate(over="ignore"):
             return np.array(flat, DATATYPES[datatype]).reshape(shape)
     except (OverflowError, ValueError) as error:
         raise Refused(400, f"{field}.data: a number does not fit {datatype}", field=f"{field}.data") from error
+
+
+def _is(datatype: str, value: Any) -> bool:
+    if datatype == "BOOL" or isinstance(value, bool):
+        return datatype == "BOOL" and isinstance(value, bool)
+    if isinstance(value, float):
+        return datatype in _REAL or value.is_integer()
+    return isinstance(value, int)
 
 
 def _flattened(data: list[Any]) -> list[Any]:

@@ -33,13 +33,17 @@ def openapi(model: str, version: str, signature: Signature) -> dict[str, Any]:
             "post": _operation(
                 "infer",
                 "Open Inference Protocol",
-                _object({"id": {"type": "string"}, "inputs": {"type": "array", "items": {"type": "object"}}}, ["inputs"]),
+                _object(
+                    {"id": {"type": "string"}, "inputs": {"type": "array", "items": {"type": "object"}}}, ["inputs"]
+                ),
                 _object({"model_name": {"type": "string"}, "outputs": {"type": "array"}}, ["outputs"]),
             )
         },
     }
     for path, text in (("/v2/health/live", "Alive"), ("/v2/health/ready", "Ready"), ("/ping", "Ready (SageMaker)")):
-        paths[path] = {"get": {"summary": text, "responses": {"200": {"description": "yes"}, "503": {"description": "no"}}}}
+        paths[path] = {
+            "get": {"summary": text, "responses": {"200": {"description": "yes"}, "503": {"description": "no"}}}
+        }
     return {
         "openapi": "3.1.0",
         "info": {"title": model, "version": version},
@@ -151,7 +155,8 @@ _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>@MO
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>
 body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem}
 textarea{width:100%;min-height:14rem;font:13px ui-monospace,monospace}
-pre{background:#8881;padding:1rem;overflow:auto}table{border-collapse:collapse}td,th{padding:.1rem .8rem .1rem 0;text-align:left}
+pre{background:#8881;padding:1rem;overflow:auto}table{border-collapse:collapse}
+td,th{padding:.1rem .8rem .1rem 0;text-align:left}
 </style></head><body><h1>@MODEL@ <small>version @VERSION@</small></h1>
 <p><label for="body">Rows to predict</label></p><textarea id="body" spellcheck="false">@BODY@</textarea>
 <p><label>Variant <input id="variant" placeholder="by weight"></label> <button id="send">Predict</button>

@@ -100,7 +100,9 @@ class Routes:
             if path.startswith(prefix):
                 asked = path[len(prefix) :].decode("latin-1").replace(":", "/").partition("/")[0]
                 if asked != self._model.name:
-                    raise Refused(404, f"there is no model {shown(asked)!r}", field="model", hint=f"it is {self._model.name}")
+                    raise Refused(
+                        404, f"there is no model {shown(asked)!r}", field="model", hint=f"it is {self._model.name}"
+                    )
         raise Refused(404, "there is no such route", hint="GET /openapi.json lists the routes")
 
     def _versioned(self, version: str, action: bytes) -> dict[bytes, Handler]:
@@ -172,4 +174,3 @@ class Routes:
 
     def _state(self, exchange: Exchange) -> None:
         exchange.send(200, dumps(self._status.state()))
-

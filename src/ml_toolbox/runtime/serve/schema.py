@@ -20,7 +20,7 @@ Array = NDArray[Any]
 Batch = Array | dict[str, Array]
 
 _OPEN: Final = ord("[")
-_KINDS: Final = {"f": "numbers", "i": "integers", "u": "integers, 0 or above", "b": "true or false"}
+_KINDS: Final = {"f": "a number", "i": "an integer", "u": "an integer, 0 or above,", "b": "true or false"}
 
 
 def brackets(body: bytes) -> int:
@@ -142,7 +142,9 @@ class Schema:
             return self.columns_of({self.names[0]: rows})
         for i, row in enumerate(rows):
             if not isinstance(row, list):
-                raise Refused(400, f"row {i} is not a list of values", field=f"instances[{i}]", hint=self.example_hint())
+                raise Refused(
+                    400, f"row {i} is not a list of values", field=f"instances[{i}]", hint=self.example_hint()
+                )
             if len(row) != len(self.names):
                 raise Refused(
                     400,
@@ -216,14 +218,16 @@ class Schema:
         if dtype.kind == "O":
             return values.astype(object)
         if values.dtype.kind not in "fiub":
-            raise Refused(400, f"{column.name}: {_KINDS[dtype.kind]} are needed", field=column.name)
+            raise Refused(400, f"{column.name}: every value must be {_KINDS[dtype.kind]}", field=column.name)
         if values.dtype.kind == "f" and not column.nullable and np.isnan(values).any():
             raise _missing(column, int(np.argmax(np.isnan(values))))
         if dtype.kind != "f":
             with np.errstate(invalid="ignore"):
                 cast = values.astype(dtype)
             if not np.array_equal(cast, values):
-                raise Refused(400, f"{column.name}: {_KINDS[dtype.kind]} are needed ({dtype})", field=column.name)
+                raise Refused(
+                    400, f"{column.name}: every value must be {_KINDS[dtype.kind]} ({dtype})", field=column.name
+                )
             return cast
         return values.astype(dtype)
 
@@ -247,7 +251,9 @@ class Schema:
         with np.errstate(invalid="ignore"):
             cast = values.astype(self.dtype)
         if not np.array_equal(cast, values):
-            raise Refused(400, f"{_KINDS.get(self.dtype.kind, 'values')} are needed ({self.dtype})", field=self.names[0])
+            raise Refused(
+                400, f"every value must be {_KINDS.get(self.dtype.kind, 'text')} ({self.dtype})", field=self.names[0]
+            )
         return cast
 
     def _fits(self, shape: tuple[int, ...]) -> bool:
@@ -278,7 +284,9 @@ class Schema:
         if values.dtype.kind == "O" and self.dtype.kind == "f":
             values = _with_nan(values, column)
         if values.dtype.kind not in "fiub" or (values.dtype.kind == "b") != (self.dtype.kind == "b"):
-            raise Refused(400, f"{column.name}: {_KINDS.get(self.dtype.kind, 'values')} are needed", field=column.name)
+            raise Refused(
+                400, f"{column.name}: every value must be {_KINDS.get(self.dtype.kind, 'text')}", field=column.name
+            )
         batch = self.array(values)
         return batch if isinstance(batch, np.ndarray) else batch[column.name]
 
@@ -314,12 +322,12 @@ def _value(column: ColumnSpec, kind: str, value: Any, row: int) -> Any:
             return math.nan
         raise _missing(column, row)
     if isinstance(value, bool) != (kind == "b") or not isinstance(value, int | float):
-        raise Refused(400, f"{column.name}: row {row} is not one of {_KINDS[kind]}", field=column.name)
+        raise Refused(400, f"{column.name}: row {row} must hold {_KINDS[kind]}", field=column.name)
     if isinstance(value, float):
         if math.isnan(value) and not column.nullable:
             raise _missing(column, row)
         if kind in "iu" and not value.is_integer():
-            raise Refused(400, f"{column.name}: row {row} is not one of {_KINDS[kind]}", field=column.name)
+            raise Refused(400, f"{column.name}: row {row} must hold {_KINDS[kind]}", field=column.name)
         return int(value) if kind in "iu" else value
     return value
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from ml_toolbox.base.errors import Invalid, ToolboxError
@@ -180,8 +181,8 @@ class ModelServer:
         self._on_change()
         for listener in self._listeners:
             listener.close()
-        give_up_at = self.loop.time() + self.limits.drain_timeout_s
-        while self.connections and self.loop.time() < give_up_at:
+        give_up_at = monotonic() + self.limits.drain_timeout_s
+        while self.connections and monotonic() < give_up_at:
             self._sweep()
             await asyncio.sleep(0.02)
         return not any(connection.owes for connection in self.connections)
@@ -202,7 +203,7 @@ class ModelServer:
         self._ticker = self.loop.call_later(1.0, self._tick)
 
     def _sweep(self) -> None:
-        now = self.loop.time()
+        now = monotonic()
         for connection in list(self.connections):
             connection.sweep(now)
 
