@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -36,7 +35,7 @@ class ProcessIdentity(NamedTuple):
 
     @property
     def is_local(self) -> bool:
-        return self.host == socket.gethostname()
+        return self.host == host_name()
 
     @property
     def is_gone(self) -> bool:
@@ -55,7 +54,11 @@ def supported() -> bool:
 def identity(pid: int | None = None) -> ProcessIdentity:
     """The identity of a running process, this one by default."""
     pid = os.getpid() if pid is None else pid
-    return ProcessIdentity(socket.gethostname(), boot_id(), pid, start_time(pid) or "")
+    return ProcessIdentity(host_name(), boot_id(), pid, start_time(pid) or "")
+
+
+def host_name() -> str:
+    return os.uname().nodename
 
 
 def boot_id() -> str:
@@ -106,9 +109,13 @@ def marked(mark: str) -> set[int]:
 
 
 def resident_bytes(pids: Iterable[int]) -> int:
-    """Memory of these processes: the proportional share (PSS) where the kernel tells it, so that pages shared between
-    forked workers count once; otherwise the resident set."""
-    return sum(_pss(pid) for pid in pids)
+    """Sum of the resident sets. Cheap; counts pages that forked workers share once per worker."""
+    return sum(_resident(pid) for pid in pids)
+
+
+def proportional_bytes(pids: Iterable[int]) -> int:
+    """Like :func:`resident_bytes`, with shared pages counted once in all (PSS, proc(5)); takes milliseconds per GiB."""
+    return sum(_proportional(pid) for pid in pids)
 
 
 def kill(pids: Iterable[int], number: int = signal.SIGKILL) -> None:
@@ -152,7 +159,15 @@ def _stat(pid: int) -> list[str] | None:
         return None
 
 
-def _pss(pid: int) -> int:
+def _resident(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+def _proportional(pid: int) -> int:
     try:
         with open(f"/proc/{pid}/smaps_rollup") as file:
             for line in file:
@@ -160,8 +175,4 @@ def _pss(pid: int) -> int:
                     return int(line.split()[1]) * 1024
     except OSError:
         pass
-    try:
-        with open(f"/proc/{pid}/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
-        return 0
+    return _resident(pid)
