@@ -118,6 +118,7 @@ async def _serve(options: argparse.Namespace, spec: ServeSpec, threads: int) -> 
     server = ModelServer(
         spec, lambda variant: _load(variant, threads), replica=options.replica, on_change=lambda: report(server)
     )
+    tasks = [loop.create_task(_beat(server, report))] if options.status_fd is not None else []
     first = loop.create_task(server.apply(spec))
     stopped = loop.create_task(stop.wait())
     await asyncio.wait({first, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -127,7 +128,6 @@ async def _serve(options: argparse.Namespace, spec: ServeSpec, threads: int) -> 
     await server.listen(sock)
     host, port = sock.getsockname()[:2]
     logging.getLogger("mlt.serve").info("serving %s on http://%s:%d", spec.name, host, port)
-    tasks = [loop.create_task(_beat(server, report))] if options.status_fd is not None else []
     if options.spec:
         tasks.append(loop.create_task(server.watch(options.spec, changed)))
     await stopped
