@@ -49,7 +49,7 @@ class Child:
             bufsize=0,
             start_new_session=True,
             # Safe here: the supervisor has one thread when it starts a child.
-            preexec_fn=confine,
+            preexec_fn=confine,  # noqa: PLW1509
         )
         self.pid = self._process.pid
         self.end = os.pidfd_open(self.pid)

@@ -34,7 +34,9 @@ class SqliteStore:
     def __init__(self, path: Path, *, clock: Clock | None = None) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": _BUSY_S, "check_same_thread": False})
+        self._engine = create_engine(
+            f"sqlite:///{path}", connect_args={"timeout": _BUSY_S, "check_same_thread": False}
+        )
         event.listen(self._engine, "connect", _configure)
         event.listen(self._engine, "begin", _begin)
         now = (clock or SystemClock()).now()
@@ -177,9 +179,7 @@ def _is_current(connection: Connection) -> bool:
     known = connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'").first()
     if known is None:
         return False
-    version = connection.execute(
-        select(schema.schema_version.c.version).order_by(schema.schema_version.c.version.desc())
-    )
+    version = connection.execute(select(schema.schema_version.c.version).order_by(schema.schema_version.c.version.desc()))
     return version.scalars().first() == len(schema.MIGRATIONS)
 
 
@@ -234,3 +234,5 @@ def _note(
             work_id=row_id, at=now, phase=phase, state=state, message=message, lease_token=lease_token
         )
     )
+
+
