@@ -20,7 +20,15 @@ from ml_toolbox.domain.endpoints import EndpointSpec, EndpointState, Variant
 from ml_toolbox.ports.provider import ProviderContext
 from ml_toolbox.testing.endpoints import NAME, OWNER, BoundEndpoints
 from tests.providers.local.endpoint_fixtures import (
- REQUEST, answers, bind, folder_of, make_context, make_packages, serve, until)
+    REQUEST,
+    answers,
+    bind,
+    folder_of,
+    make_context,
+    make_packages,
+    serve,
+    until,
+)
 
 
 @pytest.fixture(scope="session")
@@ -144,8 +152,7 @@ def test_two_looks_at_once_start_one_supervisor(context: ProviderContext, bound:
     folder = folder_of(context)
     os.kill(ProcessIdentity.parse(folder.read_observed()["supervisor"]).pid, signal.SIGKILL)
     look = (
-        "import sys; from collections.abc import Iterator
-from pathlib import Path\n"
+        "import sys; from pathlib import Path\n"
         "from ml_toolbox.ports.provider import ProviderContext\n"
         "from ml_toolbox.providers.local.endpoints import LocalEndpointBackend\n"
         "context = ProviderContext(home=Path(sys.argv[1]), install='suite', settings={})\n"
@@ -159,7 +166,6 @@ from pathlib import Path\n"
 
 APPLIER = """
 import itertools, sys
-from collections.abc import Iterator
 from pathlib import Path
 from ml_toolbox.domain.endpoints import EndpointSpec, Variant
 from ml_toolbox.ports.jobs import Owner
