@@ -40,11 +40,11 @@ class Place:
 
 
 def jobs(place: Place) -> JobBackend:
-    return cast(JobBackend, place)
+    return cast("JobBackend", place)
 
 
 def endpoints(place: Place) -> EndpointBackend:
-    return cast(EndpointBackend, place)
+    return cast("EndpointBackend", place)
 
 
 SPEC = JobSpec(name="churn", script="train.py", limits=Limits(max_duration_s=7200))
