@@ -154,7 +154,7 @@ def test_search_refuses_foreign_tokens_and_bad_orders(many: Registry) -> None:
         {"limit": 1001},
     ):
         with pytest.raises(Invalid):
-            many.search(**arguments)  # type: ignore[arg-type]
+            many.search(**arguments)
 
 
 def test_order_puts_absent_values_last_and_sorts_text_both_ways(registry: Registry, packages: Packages) -> None:
