@@ -36,6 +36,9 @@ class Child:
             die_with_parent()
             if os.getppid() != supervisor:  # it died before the line above took effect
                 os._exit(1)
+            # When memory runs out, let the kernel choose the training process and not those that watch it (proc(5)).
+            with open("/proc/self/oom_score_adj", "w") as file:
+                file.write("500")
             if cpus:
                 os.sched_setaffinity(0, cpus)
 

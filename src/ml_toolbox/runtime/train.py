@@ -109,7 +109,7 @@ class Supervisor:
     def _wait_for_place(self) -> Held:
         if self.job.queue is None:
             return Held([], [])
-        line = Line(self.job.queue, 1, os.path.basename(self.layout.root) if not self.job.mark else _ticket(self.job))
+        line = Line(self.job.queue, 1, _ticket(self.job))
         held = line.try_take()
         if held is None:
             self._note(state="queued", message=f"waiting for one of {self.job.queue.count} places")
@@ -212,6 +212,7 @@ class Supervisor:
 
     def _package(self, interpreter: str) -> dict[str, Any]:
         """Package in a process of its own what a command, or a script that left by ``os._exit``, wrote."""
+        self.watch.finish_hashing()
         environment = self._environment(interpreter, {}, Held([], []))
         child = Child([*_runner(interpreter), self.layout.root], cwd=self.layout.code, environment=environment, cpus=None)
         self.watch.follow(child, self.progress, self.status)
