@@ -1,1 +1,185 @@
 """The one place where settings become providers, stores and features."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ml_toolbox.base.clock import Clock, SystemClock
+from ml_toolbox.base.errors import Invalid, NotFound
+from ml_toolbox.base.ids import new_ulid
+from ml_toolbox.ports.provider import ENTRY_POINT_GROUP, BackendInfo, Provider, ProviderContext
+
+if TYPE_CHECKING:
+    from ml_toolbox.ports.endpoints import EndpointBackend
+    from ml_toolbox.ports.jobs import JobBackend
+
+SETTINGS_FILE = "config.toml"
+DEFAULT_BACKEND = "local"
+
+SETTINGS_TEMPLATE = """\
+# Settings of ML Toolbox. Everything here is optional; the values shown are the defaults.
+
+# Where registered models live: a folder or a URI (s3://bucket/prefix, az://container/prefix).
+# Any number of people can share one. Also: MLTOOLBOX_REGISTRY.
+# registry = "{home}/registry"
+
+# Where datasets live, likewise. Also: MLTOOLBOX_DATA.
+# data = "{home}/data"
+
+# [providers.local]
+# max_concurrent_jobs = 2     # further jobs wait in the queue
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What ``config.toml`` and the environment say."""
+
+    registry: str
+    """URI or folder of the model registry."""
+    data: str
+    """URI or folder of the datasets."""
+    providers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Each provider's own section; a provider is handed exactly its own."""
+
+
+def default_home() -> Path:
+    """``$MLTOOLBOX_HOME``, or ``~/.mltoolbox``."""
+    configured = os.environ.get("MLTOOLBOX_HOME")
+    return Path(configured).expanduser().absolute() if configured else Path.home() / ".mltoolbox"
+
+
+def load_settings(home: Path) -> Settings:
+    """Read ``config.toml`` below ``home``; a missing file means all defaults.
+
+    Raises ``Invalid`` naming the file and the key for anything that is not a known setting of the right type.
+    """
+    path = home / SETTINGS_FILE
+    values: dict[str, Any] = {}
+    if path.exists():
+        import tomllib
+
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise Invalid(f"{path}: not readable as TOML: {error}", field="config.toml") from error
+    known = {"registry": str, "data": str, "providers": dict}
+    for key, value in values.items():
+        if key not in known:
+            raise Invalid.choice(f"{path}: setting", key, known)
+        if not isinstance(value, known[key]):
+            raise Invalid(f"{path}: {key} must be a {known[key].__name__}, not {type(value).__name__}", field=key)
+    return Settings(
+        registry=os.environ.get("MLTOOLBOX_REGISTRY") or values.get("registry") or str(home / "registry"),
+        data=os.environ.get("MLTOOLBOX_DATA") or values.get("data") or str(home / "data"),
+        providers=values.get("providers", {}),
+    )
+
+
+class Toolbox:
+    """One installation: its home folder, settings, providers, and the features standing on them.
+
+    Cheap to make: every part is built on first use. Safe to use from several processes on one home at once.
+    """
+
+    def __init__(
+        self, home: Path | str | None = None, *, settings: Settings | None = None, clock: Clock | None = None
+    ) -> None:
+        self.home = Path(home).expanduser().absolute() if home is not None else default_home()
+        self._given_settings = settings
+        self.clock: Clock = clock or SystemClock()
+
+    @cached_property
+    def settings(self) -> Settings:
+        return self._given_settings or load_settings(self.home)
+
+    @cached_property
+    def install(self) -> str:
+        """Id of this installation; part of every resource name and owner tag. Made on first use, then constant."""
+        path = self.home / "install-id"
+        try:
+            return path.read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            return _create_install_id(path)
+
+    @cached_property
+    def actor(self) -> str:
+        """Who is acting, for audit lines: ``$MLTOOLBOX_ACTOR``, or the login name."""
+        import getpass
+
+        configured = os.environ.get("MLTOOLBOX_ACTOR")
+        if configured:
+            return configured
+        try:
+            return getpass.getuser()
+        except (OSError, KeyError):  # a container user without a passwd entry
+            return f"uid-{os.getuid()}"
+
+    @cached_property
+    def providers(self) -> Mapping[str, Provider]:
+        """All installed providers by name; built-ins and outsiders enter by the same entry point."""
+        from importlib.metadata import entry_points
+
+        found: dict[str, Provider] = {}
+        for point in entry_points(group=ENTRY_POINT_GROUP):
+            provider: Provider = point.load()
+            if provider.name in found:
+                raise Invalid(
+                    f"two installed packages claim the provider name {provider.name!r}",
+                    hint="uninstall one of them",
+                    field="providers",
+                )
+            found[provider.name] = provider
+        return found
+
+    def backends(self) -> dict[str, tuple[Provider, BackendInfo]]:
+        """Every backend of every provider by name. Data only: no credentials, SDK or network."""
+        return {info.name: (provider, info) for provider in self.providers.values() for info in provider.backends}
+
+    def provider_context(self, provider: Provider) -> ProviderContext:
+        return ProviderContext(
+            home=self.home, install=self.install, settings=self.settings.providers.get(provider.name, {})
+        )
+
+    def job_backend(self, name: str = DEFAULT_BACKEND) -> JobBackend:
+        """The backend that runs jobs there. ``Invalid`` for an unknown name, ``NotFound`` when it runs no jobs."""
+        provider, info = self._backend(name)
+        if info.jobs is None:
+            raise NotFound(f"{name} runs no jobs", hint=f"these do: {self._names('jobs')}", resource=name)
+        return provider.job_backend(name, self.provider_context(provider))
+
+    def endpoint_backend(self, name: str = DEFAULT_BACKEND) -> EndpointBackend:
+        """The backend that serves models there. ``Invalid`` for an unknown name, ``NotFound`` when it serves none."""
+        provider, info = self._backend(name)
+        if info.endpoints is None:
+            raise NotFound(f"{name} serves no models", hint=f"these do: {self._names('endpoints')}", resource=name)
+        return provider.endpoint_backend(name, self.provider_context(provider))
+
+    def _backend(self, name: str) -> tuple[Provider, BackendInfo]:
+        known = self.backends()
+        if name not in known:
+            raise Invalid.choice("backend", name, known)
+        return known[name]
+
+    def _names(self, port: str) -> str:
+        return ", ".join(sorted(n for n, (_, info) in self.backends().items() if getattr(info, port) is not None))
+
+
+def _create_install_id(path: Path) -> str:
+    """Exactly one of several racing processes creates the file; all return what it holds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{new_ulid()}")
+    # Ten characters of a ULID's random tail: 50 bits, short enough for names limited to 63 characters.
+    temporary.write_text(new_ulid()[-10:] + "\n", encoding="ascii")
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return path.read_text(encoding="ascii").strip()
+    finally:
+        temporary.unlink()
+    return path.read_text(encoding="ascii").strip()
