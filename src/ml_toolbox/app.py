@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,8 +16,12 @@ from ml_toolbox.base.ids import new_ulid
 from ml_toolbox.ports.provider import ENTRY_POINT_GROUP, BackendInfo, Provider, ProviderContext
 
 if TYPE_CHECKING:
+    from ml_toolbox.domain.jobs import JobSpec
+    from ml_toolbox.domain.offers import Plan
+    from ml_toolbox.engine.store import Store
     from ml_toolbox.ports.endpoints import EndpointBackend
     from ml_toolbox.ports.jobs import JobBackend
+    from ml_toolbox.ports.objects import ObjectStore
 
 SETTINGS_FILE = "config.toml"
 DEFAULT_BACKEND = "local"
@@ -136,6 +141,98 @@ class Toolbox:
                 )
             found[provider.name] = provider
         return found
+
+    @property
+    def state_path(self) -> Path:
+        """The embedded database."""
+        return self.home / "state.db"
+
+    @cached_property
+    def _state(self) -> Store:
+        from ml_toolbox.state.sqlite import SqliteStore
+
+        return SqliteStore(self.state_path, clock=self.clock)
+
+    @cached_property
+    def registry_store(self) -> ObjectStore:
+        from ml_toolbox.objects import open_store
+
+        return open_store(self.settings.registry)
+
+    @cached_property
+    def data_store(self) -> ObjectStore:
+        from ml_toolbox.objects import open_store
+
+        return open_store(self.settings.data)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The registered models."""
+        from ml_toolbox.features.registry import Registry
+
+        return Registry(self.registry_store, actor=self.actor, clock=self.clock, cache=self.home / "cache" / "models")
+
+    @cached_property
+    def datasets(self) -> Datasets:
+        """The versioned datasets."""
+        from ml_toolbox.features.data import Datasets
+
+        return Datasets(self.data_store, clock=self.clock)
+
+    @cached_property
+    def training(self) -> Training:
+        """Jobs on any backend."""
+        from ml_toolbox.features.training import Training
+
+        return Training(
+            self._state,
+            self.job_backend,
+            home=self.home,
+            install=self.install,
+            register=self._register_result,
+            resolve_input=self._dataset_files,
+            clock=self.clock,
+        )
+
+    def adopted(self) -> Toolbox:
+        """Finish what a killed command left half-done (a job's model to register, a deletion), then return ``self``.
+
+        Without any job yet there is nothing to adopt, and the database is not even opened.
+        """
+        if self.state_path.exists():
+            self.training.tick()
+        return self
+
+    def plan(self, spec: JobSpec, backend: str = DEFAULT_BACKEND) -> Plan:
+        """What ``train`` would do and cost. Launches nothing, needs no credentials."""
+        from ml_toolbox.features.placement import plan_job
+
+        others = [self.job_backend(name) for name, (_, info) in self.backends().items() if info.jobs is not None]
+        return plan_job(spec, self.job_backend(backend), [o for o in others if o.name != backend], install=self.install)
+
+    def _register_result(self, record: JobRecord) -> str:
+        """The effect behind ``register=``. Idempotent by the job's id, so a repetition after a crash is the same version."""
+        if record.spec.register is None or record.model_uri is None:
+            raise Bug(f"job {record.id} has no model to register")
+        version = self.registry.register(
+            record.spec.register, record.model_uri, idempotency_key=f"job:{record.id}", source=f"job {record.name}"
+        )
+        return version.ref
+
+    def _dataset_files(self, reference: str) -> ResolvedInput:
+        """``data:NAME[:VERSION]`` as a folder of plain files; versions never change, so a complete copy is kept."""
+        from ml_toolbox.features.training import ResolvedInput
+
+        version = self.datasets.version(reference.removeprefix("data:"))
+        folder = self.home / "cache" / "data" / version.name / str(version.version)
+        if not folder.exists():
+            partial = folder.with_name(f"{folder.name}.{new_ulid()}.partial")
+            self.datasets.materialise(version.ref, partial)
+            try:
+                partial.rename(folder)
+            except OSError:  # another process was faster; its copy is as good
+                shutil.rmtree(partial)
+        return ResolvedInput(uri=str(folder), identity=f"data:{version.ref}")
 
     def backends(self) -> dict[str, tuple[Provider, BackendInfo]]:
         """Every backend of every provider by name. Data only: no credentials, SDK or network."""
