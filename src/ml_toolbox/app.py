@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ml_toolbox.engine.store import Store
     from ml_toolbox.features.data import Datasets, DatasetVersion
     from ml_toolbox.features.registry import Registry
-    from ml_toolbox.features.serving import Endpoint, Serving
+    from ml_toolbox.features.serving import Endpoint
     from ml_toolbox.features.training import Job, JobRecord, ResolvedInput, Training
     from ml_toolbox.ports.endpoints import EndpointBackend
     from ml_toolbox.ports.jobs import JobBackend
@@ -173,14 +173,13 @@ class Toolbox:
     def registry(self) -> Registry:
         """The registered models."""
         from ml_toolbox.features.registry import Registry
-    from ml_toolbox.features.serving import Endpoint, Serving
 
         return Registry(self.registry_store, actor=self.actor, clock=self.clock, cache=self.home / "cache" / "models")
 
     @cached_property
     def datasets(self) -> Datasets:
         """The versioned datasets."""
-        from ml_toolbox.features.data import Datasets, DatasetVersion
+        from ml_toolbox.features.data import Datasets
 
         return Datasets(self.data_store, clock=self.clock)
 
