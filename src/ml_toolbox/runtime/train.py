@@ -109,11 +109,11 @@ class Supervisor:
     def _wait_for_place(self) -> Held:
         if self.job.queue is None:
             return Held([], [])
-        line = Line(self.job.queue, 1, os.path.basename(self.layout.root) if not self.job.mark else _ticket(self.job))
+        line = Line(self.job.queue, 1, _ticket(self.job))
         held = line.try_take()
         if held is None:
-            self._note(state="queued", message=f"waiting for one of {self.job.queue.count} places")
-            self.log.say(f"waiting: {self.job.queue.count} jobs run already")
+            self._note(state="queued", message=f"waiting for one of {self.job.queue.total} places")
+            self.log.say(f"waiting: {self.job.queue.total} jobs run already")
         while held is None:
             self._leave_when_asked()
             time.sleep(_WAIT_S)
@@ -125,7 +125,7 @@ class Supervisor:
             return Held([], [])
         line = Line(self.job.devices, self.job.gpus, _ticket(self.job))
         while (held := line.try_take()) is None:
-            self._note(state="queued", message=f"waiting for {self.job.gpus} of {self.job.devices.count} GPUs")
+            self._note(state="queued", message=f"waiting for {self.job.gpus} of {self.job.devices.total} GPUs")
             self._leave_when_asked()
             time.sleep(_WAIT_S)
         return held
@@ -167,9 +167,7 @@ class Supervisor:
         vector = dialects.arguments(self.job, self.layout, channels)
         return [*_runner(interpreter), self.layout.root, self.job.script, *vector]
 
-    def _environment(
-        self, interpreter: str, channels: dict[str, dialects.Channel], devices: Held
-    ) -> dict[str, str]:
+    def _environment(self, interpreter: str, channels: dict[str, dialects.Channel], devices: Held) -> dict[str, str]:
         cpus = math.ceil(self.job.cpus) if self.job.cpus else len(os.sched_getaffinity(0))
         environment = dict(os.environ)
         if self.job.cpus:
@@ -212,8 +210,11 @@ class Supervisor:
 
     def _package(self, interpreter: str) -> dict[str, Any]:
         """Package in a process of its own what a command, or a script that left by ``os._exit``, wrote."""
+        self.watch.finish_hashing()
         environment = self._environment(interpreter, {}, Held([], []))
-        child = Child([*_runner(interpreter), self.layout.root], cwd=self.layout.code, environment=environment, cpus=None)
+        child = Child(
+            [*_runner(interpreter), self.layout.root], cwd=self.layout.code, environment=environment, cpus=None
+        )
         self.watch.follow(child, self.progress, self.status)
         return read_json(self.layout.result) or {"model": None, "problem": "the packaging process died"}
 

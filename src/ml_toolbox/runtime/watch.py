@@ -46,6 +46,11 @@ class Watch:
         """Start the clock of the attempt's time limit."""
         self._deadline = time.monotonic() + limit_s
 
+    def finish_hashing(self) -> None:
+        """Wait for the checksums. Also before another child is started: forking wants a process of one thread."""
+        if self._hashing is not None and self._hashing.is_alive():
+            self._hashing.join()
+
     def stop_wanted(self) -> bool:
         """Whether somebody asked for the end: the stop file, or the platform's own signal."""
         return self._signalled or os.path.exists(self._layout.stop)
@@ -58,7 +63,9 @@ class Watch:
             for name, location in inputs.items()
             if name not in self._identities and ("://" not in location or location.startswith("file://"))
         }
-        self._identities |= {name: inputs[name] for name in inputs if name not in local and name not in self._identities}
+        self._identities |= {
+            name: inputs[name] for name in inputs if name not in local and name not in self._identities
+        }
 
         def take() -> None:
             for name, path in local.items():
@@ -67,14 +74,12 @@ class Watch:
         if local:
             self._hashing = threading.Thread(target=take, daemon=True)
 
-    def follow(
-        self, child: Child, progress: Progress, status: dict[str, Any] | None, *, stream: str = ""
-    ) -> Ended:
+    def follow(self, child: Child, progress: Progress, status: dict[str, Any] | None, *, stream: str = "") -> Ended:
         """Log what it prints (as ``stream`` when given), enforce the limits, keep ``status`` up to date."""
         kills_before = _oom_kills()
         last = [""]
         pipes = self._pipes(child, progress, stream, last)
-        if self._hashing is not None and status is not None and not self._hashing.is_alive():
+        if self._hashing is not None and self._hashing.ident is None:
             self._hashing.start()
         reason: Reason = ""
         used, kill_at, memory_at = 0, float("inf"), 0.0
@@ -127,16 +132,13 @@ class Watch:
         end = sentinel(self._job.mark).decode().rstrip("\n")
 
         def take(name: str, lines: list[str]) -> None:
-            if lines[-1].endswith(end):
-                before = lines.pop().removesuffix(end)
-                lines += [before] if before else []
-                self._take_printed(progress, lines)
+            kept = [line.removesuffix(end) for line in lines if line != end]
+            self._take_printed(progress, kept)
+            if any(line.endswith(end) for line in lines):
                 self._answer(progress)
-            else:
-                self._take_printed(progress, lines)
-            if lines:
-                last[0] = lines[-1].strip() or last[0]
-                self._log.write(stream or name, lines)
+            if kept:
+                last[0] = kept[-1].strip() or last[0]
+                self._log.write(stream or name, kept)
 
         out, err = child.streams
         return [Pipe(out, lambda lines: take("o", lines)), Pipe(err, lambda lines: take("e", lines))]
@@ -169,8 +171,7 @@ class Watch:
     def _answer(self, progress: Progress) -> None:
         """The script has ended and waits to package its model: tell it the lineage that only we know."""
         self._take_reports(progress)
-        if self._hashing is not None:
-            self._hashing.join()
+        self.finish_hashing()
         write_json(self._layout.lineage, {"data": self._identities, "metrics": progress.metrics})
 
     def _reason_to_end(self, now: float) -> Reason:
