@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -47,14 +48,15 @@ def started(
 
 def _port(process: subprocess.Popen[str]) -> int:
     assert process.stderr is not None
-    seen = ""
-    while select.select([process.stderr], [], [], 60)[0]:
-        line = process.stderr.readline()
-        if not line:
+    descriptor, seen = process.stderr.fileno(), ""
+    while select.select([descriptor], [], [], 60)[0]:
+        data = os.read(descriptor, 65536)
+        if not data:
             break
-        seen += line
-        if "serving" in line:
-            return int(line.rstrip().rpartition(":")[2])
+        seen += data.decode()
+        found = re.search(r"serving \S+ on http://127\.0\.0\.1:(\d+)\n", seen)
+        if found:
+            return int(found[1])
     raise AssertionError(f"it did not start: {seen}")
 
 
