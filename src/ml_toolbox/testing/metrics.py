@@ -110,7 +110,7 @@ class MetricSinkTests:
     def test_points_come_by_time_then_in_the_order_of_writing(self, readable: Bound) -> None:
         late, tie = self.start + 1, self.start
         readable.sink.record([_loss(1, late), _loss(2, tie, step=3)])
-        readable.sink.record([_loss(3, tie, step=1), _loss(4, tie, step=2)])
+        readable.sink.record([_loss(3, tie, step=2), _loss(4, tie, step=1)])
         readable.again().record([_loss(5, tie), _loss(6, late)])
         assert [point.value for point in readable.sink.query("loss")] == [2, 3, 4, 5, 1, 6]
 

@@ -89,7 +89,9 @@ class SecretStoreTests:
         assert writable.store.get("database").reveal() == CLEAR
         assert writable.again().get("database").reveal() == CLEAR
 
-    @pytest.mark.parametrize("text", ["", "x", "line\r\nbreak", "\x00nul", "日本語 \U0001f600", "long" * 10_000])
+    @pytest.mark.parametrize(
+        "text", ["", "x", " padded\t\n", "line\r\nbreak", "\x00nul", "日本語 \U0001f600", "long" * 10_000]
+    )
     def test_any_text_comes_back_exactly(self, writable: Bound, text: str) -> None:
         writable.store.put("a", Secret(text))
         assert writable.again().get("a").reveal() == text
@@ -132,8 +134,8 @@ class SecretStoreTests:
 
     def test_delete_takes_all_versions_and_is_silent_twice(self, writable: Bound) -> None:
         store = writable.store
-        store.put("a", Secret("one"))
-        store.put("a", Secret("two"))
+        for text in ("one", "two", "three"):
+            store.put("a", Secret(text))
         store.put("b", Secret("other"))
         for _ in range(2):
             store.delete("a")
@@ -263,8 +265,8 @@ def _complaint(action: Callable[[], object]) -> str:
         shown = [*traceback.format_exception(error), repr(error), str(vars(error))]
         cause: BaseException | None = error
         while cause is not None:
-            # `from None` hides a cause from print-outs; the object in a UnicodeEncodeError is the whole text.
-            shown.append(repr(vars(cause)) + repr(cause.args))
+            # A UnicodeEncodeError carries the whole text as its object.
+            shown.append(f"{vars(cause)} {cause.args} {getattr(cause, 'object', '')!r}")
             cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
         return "\n".join(line for line in shown if "CLEAR" not in line)
     return ""
