@@ -19,6 +19,7 @@ from ml_toolbox.base.ids import digest, nonce
 from ml_toolbox.base.processes import ProcessIdentity
 from ml_toolbox.domain.jobs import FailureDigest, JobSpec, JobState
 from ml_toolbox.domain.offers import Offer
+from ml_toolbox.engine.crash import crash_point
 from ml_toolbox.ports.jobs import TAG_OWNER, Idempotency, JobObservation, JobRequest, LogChunk, LogLine, Owner
 from ml_toolbox.ports.lacks import Lacking, Lacks
 from ml_toolbox.ports.provider import ProviderContext
@@ -138,8 +139,10 @@ class LocalJobBackend:
                 resource=job_id,
                 provider=self.name,
             )
+        crash_point("local:published:before:start")
         if not (root / "supervisor.json").exists():
             self._start(root)
+        crash_point("local:started:before:answer")
         return job_id
 
     def observe(self, job_id: str) -> JobObservation:
@@ -232,6 +235,7 @@ class LocalJobBackend:
                 "runtime": self._runtime_job(job_id, request)._asdict(),
             }
             write_json(layout.job, record, durable=True)
+            crash_point("local:made:before:publish")
             new.rename(root)
         except OSError:
             # The rename fails when the other submit was first: its folder stands, ours goes.
