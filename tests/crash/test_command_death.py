@@ -14,8 +14,10 @@ from ml_toolbox.engine import crash
 from tests.crash import driver
 from tests.crash.homes import COUNTING, Home, spec
 
-# A script that writes a model without any framework: what is packaged does not matter here.
-TRAINS = COUNTING
+# What kind of model it is does not matter here: the script delivers a package that was made once.
+TRAINS = (
+    COUNTING + "import shutil\nshutil.copytree(os.environ['PACKAGE'], os.environ['SM_MODEL_DIR'], dirs_exist_ok=True)\n"
+)
 SLEEPS = COUNTING + "import time\nwhile True:\n    time.sleep(0.05)\n"
 
 POINTS = {
@@ -45,8 +47,22 @@ POINTS = {
 ALL = [(action, label) for action, labels in POINTS.items() for label in labels]
 
 
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import numpy as np
+    from sklearn.linear_model import LinearRegression
+
+    from ml_toolbox.packages import save_model
+
+    folder = tmp_path_factory.mktemp("made") / "package"
+    rows = np.arange(8.0).reshape(4, 2)
+    save_model(LinearRegression().fit(rows, rows.sum(axis=1)), folder, sample_input=rows)
+    return folder
+
+
 @pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def runs(tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PACKAGE", str(package))
     monkeypatch.setenv("RUNS", str(tmp_path / "runs"))
     return tmp_path / "runs"
 
@@ -131,7 +147,7 @@ def test_every_point_passed_is_tested(tmp_path: Path, source: Path, runs: Path, 
 
 
 def test_a_detached_job_outlives_its_command(tmp_path: Path, source: Path, runs: Path) -> None:
-    spec(source, COUNTING + "import time\ntime.sleep(0.5)\nprint('finished')\n")
+    spec(source, TRAINS + "import time\ntime.sleep(0.5)\nprint('finished')\n")
     die(tmp_path / "home", source, "train", "after:record:submit")
     home = Home(tmp_path / "home")
     record = home.training.wait("crashing", timeout_s=60)

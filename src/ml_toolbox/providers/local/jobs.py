@@ -40,6 +40,7 @@ _START_S = 30.0
 _LOG_BYTES = 1 << 20
 """Most that one call of ``logs`` returns."""
 _DELETE_S = 5.0
+_GUARDIAN_S = 1.0
 
 
 class LocalJobBackend:
@@ -323,7 +324,13 @@ class LocalJobBackend:
                 record_lost(layout, "it was never started")
             return read_json(layout.status) or status
         supervisor, guardian = (ProcessIdentity.parse(known[role]) for role in ("supervisor", "guardian"))
-        if supervisor.is_gone and guardian.is_gone:
+        if supervisor.is_gone:
+            # Its guardian is ending the rest and will say how it ended; that takes milliseconds.
+            deadline = time.monotonic() + _GUARDIAN_S
+            while not guardian.is_gone and time.monotonic() < deadline:
+                time.sleep(0.005)
+            status = read_json(layout.status) or status
+        if supervisor.is_gone and guardian.is_gone and status["state"] not in FINAL_STATES:
             processes.kill_until_gone(record["runtime"]["mark"])
             record_lost(layout, "killed")
             return read_json(layout.status) or status
