@@ -150,6 +150,8 @@ def download_folder(
 
 def upload_file(path: Path, store: ObjectStore, key: str, *, progress: Progress | None = None) -> Version:
     """Send one file, in parts when it is large; returns the object's version."""
+    if not path.is_file():
+        raise NotFound(f"{path} is not a file", resource=str(path))
     size = path.stat().st_size
     counter = _Counter(progress, size, 1)
     version = _send(store, check_key(key), path, size, _Budget(), counter.advance)
