@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -30,7 +31,10 @@ WORKERS: Final = 16
 """Files on the way at once: small objects are bound by latency, and more threads gained nothing on loopback."""
 BUDGET_BYTES: Final = 64 * 1024 * 1024
 """Bytes in flight over all workers, which with the interpreter stays well under 128 MB."""
-_SMALL_BYTES: Final = 8 * 1024 * 1024
+_SMALL_BYTES: Final = 4 * 1024 * 1024
+"""Up to here an object is moved in one piece; beyond, in pieces of this size. The C library keeps twice the largest block
+it has seen for each thread, so memory grows with it times the number of threads, not only with what is in flight."""
+_RANGE_THREADS: Final = 4
 _RANGES_AHEAD: Final = 6
 _SAVE_EVERY: Final = 2_000  # files between two records of progress, against a kill that runs no `finally`
 
@@ -183,7 +187,7 @@ def _send(
 
 def _pieces(path: Path, budget: _Budget, advance: Callable[[int], None]) -> Iterator[bytes]:
     with path.open("rb", buffering=0) as file:
-        while piece := file.read(_SMALL_BYTES // 2):
+        while piece := file.read(_SMALL_BYTES):
             budget.check()
             yield piece
             advance(len(piece))
@@ -229,19 +233,25 @@ def _ranges(store: ObjectStore, meta: ObjectMeta) -> Iterator[bytes]:
         yield whole.data
         return
     starts = iter(range(0, meta.size, _SMALL_BYTES))
-    with ThreadPoolExecutor(_RANGES_AHEAD, thread_name_prefix="mlt-range") as pool:
-        window: deque[Future[bytes]] = deque()
-        try:
-            for start in itertools.islice(starts, _RANGES_AHEAD):
-                window.append(pool.submit(store.get_range, meta.key, start, start + _SMALL_BYTES))
-            while window:
-                yield window.popleft().result()
-                if (start := next(starts, -1)) >= 0:
-                    window.append(pool.submit(store.get_range, meta.key, start, start + _SMALL_BYTES))
-        finally:
-            for waiting in window:
-                waiting.cancel()
+    window: deque[Future[bytes]] = deque()
+    try:
+        for start in itertools.islice(starts, _RANGES_AHEAD):
+            window.append(_range_pool().submit(store.get_range, meta.key, start, start + _SMALL_BYTES))
+        while window:
+            yield window.popleft().result()
+            if (start := next(starts, -1)) >= 0:
+                window.append(_range_pool().submit(store.get_range, meta.key, start, start + _SMALL_BYTES))
+    finally:
+        for waiting in window:
+            waiting.cancel()
+        wait(window)
     _same(meta, store.head(meta.key).version, store)
+
+
+@cache
+def _range_pool() -> ThreadPoolExecutor:
+    """One set of threads for all transfers of the process: each new thread would cost memory of its own."""
+    return ThreadPoolExecutor(_RANGE_THREADS, thread_name_prefix="mlt-range")
 
 
 def _same(meta: ObjectMeta, version: Version, store: ObjectStore) -> None:

@@ -78,7 +78,11 @@ def test_the_corpus_is_large_and_without_repetition() -> None:
 def everything_on(store: ObjectStore, form: str) -> bytes:
     """Every call with this key. What could be read through it."""
     seen = b""
-    for read in (lambda: store.get(form).data, lambda: store.get_range(form, 0, 100), lambda: b"".join(store.stream(form))):
+    for read in (
+        lambda: store.get(form).data,
+        lambda: store.get_range(form, 0, 100),
+        lambda: b"".join(store.stream(form)),
+    ):
         try:
             seen += read()
         except ToolboxError:
@@ -133,7 +137,9 @@ def test_no_key_leads_out_of_a_prefix() -> None:
     assert [meta.key for meta in everything.list() if not meta.key.startswith("some/prefix/")] == ["other/x"]
 
 
-@pytest.mark.parametrize("base", ["file:///srv/models", "s3://bucket/models", "az://container/models", "memory://m/models"])
+@pytest.mark.parametrize(
+    "base", ["file:///srv/models", "s3://bucket/models", "az://container/models", "memory://m/models"]
+)
 def test_no_child_leaves_its_uri(base: str) -> None:
     parent = Uri.parse(base)
     for form in FORMS:
@@ -146,7 +152,9 @@ def test_no_child_leaves_its_uri(base: str) -> None:
         assert Uri.parse(str(child)) == child, ascii(form)
 
 
-@pytest.mark.parametrize("base", ["file:///srv/models/", "s3://bucket/models/", "az://container/models/", "memory://m/models/"])
+@pytest.mark.parametrize(
+    "base", ["file:///srv/models/", "s3://bucket/models/", "az://container/models/", "memory://m/models/"]
+)
 def test_no_text_joined_to_a_uri_leaves_it(base: str) -> None:
     for form in FORMS:
         try:
