@@ -96,3 +96,11 @@ class Manifest:
     lineage: Lineage = field(default_factory=Lineage)
     metadata: dict[str, Any] = field(default_factory=dict)
     """The user's own JSON values."""
+    name: str = ""
+    """The model's name, when it has one; a registry may call it otherwise."""
+    model_class: str = ""
+    """Full name of the original object's class, e.g. ``sklearn.pipeline.Pipeline``."""
+    sample: str = ""
+    """File with the sample rows and the original's answers to them, or "" when there is none."""
+    refused_engines: dict[str, str] = field(default_factory=dict)
+    """Engines that were tried at packaging and not kept -> why."""

@@ -10,7 +10,7 @@ from typing import BinaryIO, Literal, Protocol, TypeAlias, runtime_checkable
 
 from ml_toolbox.ports.lacks import Lacking
 
-CAPABILITIES = ("conditional-create", "compare-and-swap", "presign", "server-side-copy", "metadata")
+CAPABILITIES = ("conditional-create", "compare-and-swap", "presign", "server-side-copy")
 """The optional powers a store may declare as lacking."""
 
 
@@ -78,7 +78,8 @@ class Listing:
 class ObjectStore(Protocol):
     """Objects below one root. Keys are relative, ``/``-separated, normalised, and cannot leave the root.
 
-    Every method raises ``Invalid`` for an illegal key (empty, ``..``, NUL, backslash, absolute, over 1,024 UTF-8 bytes),
+    Every method raises ``Invalid`` for an illegal key (empty, ``..``, NUL, backslash, absolute, over 1,024 UTF-8 bytes
+    or 255 in one segment; ``base.uri.check_key`` has the whole list),
     ``Denied`` for missing credentials or permissions, ``Unavailable`` for a passing fault (already retried), and
     ``Unsupported`` with the declared reason for what ``lacks`` names. All are safe to call from many threads. In a process
     forked after the store was first used, every call raises ``Bug`` with the remedy rather than hanging.
@@ -116,8 +117,8 @@ class ObjectStore(Protocol):
         """
 
     def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectMeta]:
-        """All objects whose key starts with the *path* ``prefix`` (whole segments), in key order (by UTF-8 bytes), after
-        ``start_after``. Lazy: memory does not grow with the number of keys. Nothing there: an empty iterator."""
+        """All objects below the *path* ``prefix`` (whole segments; not an object of that very name), in key order (by UTF-8
+        bytes), after ``start_after``. Lazy: memory does not grow with the number of keys. Nothing there: an empty iterator."""
 
     def list_level(self, prefix: str = "") -> Listing:
         """The objects and sub-prefixes directly under ``prefix``. Nothing there: an empty listing."""

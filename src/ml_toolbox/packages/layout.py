@@ -1,0 +1,83 @@
+"""Where things lie in a package folder, and the one rule for paths in it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from ml_toolbox.base.errors import Invalid, Untrusted
+from ml_toolbox.packages.manifest import MANIFEST_NAME
+
+MLMODEL_NAME = "MLmodel"
+REQUIREMENTS_NAME = "requirements.txt"
+SAMPLE_NAME = "sample.npz"
+SIGNATURE_NAME = "model.sig"
+ARTIFACTS_FOLDER = "artifacts"
+CODE_FOLDER = "code"
+
+# Not listed in the manifest: it lists the others, and the signature is made over all files afterwards.
+UNLISTED = frozenset({MANIFEST_NAME, SIGNATURE_NAME})
+
+_MAX_PATH = 512
+_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|\Z)")
+
+
+def check_relative(path: str, *, field: str) -> str:
+    """Return ``path`` unchanged when it stays inside any folder it is joined to, on every operating system.
+
+    Raises :class:`Invalid` naming ``field`` for absolute and drive paths, ``..``, empty parts, backslashes, control
+    characters, names that Windows reserves or trims, and lengths over 512.
+    """
+    reason = _path_fault(path)
+    if reason:
+        raise Invalid(
+            f"{field}: {path!r:.200} {reason}",
+            field=field,
+            hint="paths are relative, '/'-separated and below the package",
+        )
+    return path
+
+
+def _path_fault(path: str) -> str:
+    if not isinstance(path, str) or not path or len(path) > _MAX_PATH:
+        return f"is not a path of 1 to {_MAX_PATH} characters"
+    if "\\" in path or ":" in path or any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) <= 0xDFFF for c in path):
+        return "contains a backslash, colon or control character"
+    for part in path.split("/"):
+        if part in ("", ".", ".."):
+            return "has an empty, '.' or '..' part"
+        if part != part.rstrip(". ") or _RESERVED.match(part):
+            return f"has a part {part!r} that other systems read differently"
+    return ""
+
+
+def list_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Every regular file below ``folder`` as (relative path with ``/``, path), sorted.
+
+    Raises :class:`Untrusted` at the first symbolic link, device, socket or pipe: a package is plain files and folders.
+    """
+    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+        mode = entry.stat(follow_symlinks=False).st_mode
+        if stat.S_ISDIR(mode):
+            for relative, path in list_files(Path(entry.path)):
+                yield f"{entry.name}/{relative}", path
+        elif stat.S_ISREG(mode):
+            yield entry.name, Path(entry.path)
+        else:
+            kind = "symbolic link" if stat.S_ISLNK(mode) else "special file"
+            raise Untrusted(
+                f"{entry.path} is a {kind}",
+                resource=entry.path,
+                hint="a model package holds regular files only; copy the target in",
+            )
+
+
+def sha256_file(path: Path) -> tuple[str, int]:
+    """(hex sha256, size in bytes) of a file, read in blocks."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        return digest.hexdigest(), file.tell()

@@ -1,0 +1,152 @@
+"""The manifest's JSON form, read strictly: a manifest is input from outside."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import types
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ml_toolbox.base.errors import Invalid, NotFound, Unsupported
+from ml_toolbox.packages.layout import UNLISTED, check_relative
+from ml_toolbox.packages.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest
+
+MAX_MANIFEST_BYTES = 16 * 1024 * 1024
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+
+
+def dump_manifest(manifest: Manifest) -> bytes:
+    """Readable JSON; two dumps of equal manifests are equal. Raises :class:`Invalid` for metadata that JSON cannot hold."""
+    try:
+        text = json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise Invalid(
+            f"the package's metadata or lineage is not JSON: {error}",
+            field="metadata",
+            hint="use strings, finite numbers, booleans, lists and mappings",
+        ) from error
+    return text.encode() + b"\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the package in ``folder``.
+
+    Raises:
+        NotFound: there is no manifest, so this is no package.
+        Unsupported: written in a later format version.
+        Invalid: not JSON, wrong types, duplicate keys, paths that leave the folder, duplicate files.
+    """
+    path = folder / MANIFEST_NAME
+    if path.is_symlink():
+        raise Invalid(f"{path} is a symbolic link", field=MANIFEST_NAME)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_MANIFEST_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise NotFound(
+            f"{folder} is not a model package: it has no {MANIFEST_NAME}",
+            resource=str(folder),
+            hint="write one with ml_toolbox.packages.save_model, or capture the folder of a training job",
+        ) from error
+    return parse_manifest(data)
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Like :func:`read_manifest`, from bytes."""
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise Invalid(f"{MANIFEST_NAME} is larger than {MAX_MANIFEST_BYTES} bytes", field=MANIFEST_NAME)
+    try:
+        raw = json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise Invalid(f"{MANIFEST_NAME} is not valid JSON: {error}", field=MANIFEST_NAME) from error
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise Unsupported(
+            f"the package has format version {version}, this release reads up to {FORMAT_VERSION}",
+            hint="pip install --upgrade ml-toolbox",
+        )
+    manifest = _build(Manifest, raw, MANIFEST_NAME)
+    assert isinstance(manifest, Manifest)  # noqa: S101 - narrows the type for the checker
+    _check_files(manifest)
+    return manifest
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Two readers that keep different duplicates would see different manifests.
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return mapping
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _check_files(manifest: Manifest) -> None:
+    seen: set[str] = set()
+    for number, entry in enumerate(manifest.files):
+        field = f"files.{number}.path"
+        check_relative(entry.path, field=field)
+        # Case is folded because macOS and Windows would write both to one file.
+        if entry.path.casefold() in seen:
+            raise Invalid(f"{field}: {entry.path!r} is listed twice", field=field)
+        if entry.path in UNLISTED:
+            raise Invalid(f"{field}: {entry.path!r} cannot list itself", field=field)
+        seen.add(entry.path.casefold())
+        if not _SHA256.match(entry.sha256) or entry.size < 0:
+            raise Invalid(f"files.{number}: sha256 or size of {entry.path!r} is malformed", field=f"files.{number}")
+    listed = {entry.path for entry in manifest.files}
+    for number, engine in enumerate(manifest.engines):
+        for path in engine.files:
+            if path not in listed:
+                raise Invalid(
+                    f"engines.{number}: {path!r} is not among the package's files", field=f"engines.{number}.files"
+                )
+    if manifest.sample and manifest.sample not in listed:
+        raise Invalid(f"sample: {manifest.sample!r} is not among the package's files", field="sample")
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """``value`` (from JSON) as ``kind``; raises :class:`Invalid` naming the place where they differ."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _build_record(kind, value, where)
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _build(next(a for a in args if a is not type(None)), value, where)
+    if origin is Literal:
+        if value not in args:
+            raise Invalid.choice(where, value, map(str, args))
+        return value
+    if origin is tuple and isinstance(value, list):
+        return tuple(_build(args[0], item, f"{where}.{i}") for i, item in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        return {key: _build(args[1], item, f"{where}.{key}") for key, item in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        return value
+    raise Invalid(f"{where}: {value!r:.80} is not {getattr(kind, '__name__', kind)}", field=where)
+
+
+def _build_record(kind: type, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise Invalid(f"{where}: {value!r:.80} is not an object", field=where)
+    hints = get_type_hints(kind)
+    fields = dataclasses.fields(kind)
+    # Unknown keys are left aside: a newer release may add optional fields within one format version.
+    missing = [
+        f.name
+        for f in fields
+        if f.name not in value and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise Invalid(f"{where}: {missing[0]!r} is missing", field=f"{where}.{missing[0]}")
+    known = {f.name for f in fields}
+    return kind(**{k: _build(hints[k], v, f"{where}.{k}") for k, v in value.items() if k in known})
