@@ -100,7 +100,9 @@ def _stores(toolbox: Toolbox) -> Iterator[Finding]:
     for subject, store in (("registry", toolbox.registry_store), ("data", toolbox.data_store)):
         missing = [name for name in ("conditional-create", "compare-and-swap") if name in store.lacks]
         for name in missing:
-            yield Finding("error", subject, f"{store.uri} lacks {name}: {store.lacks[name].reason}", "use another store")
+            yield Finding(
+                "error", subject, f"{store.uri} lacks {name}: {store.lacks[name].reason}", "use another store"
+            )
         if not missing:
             yield Finding("ok", subject, store.uri)
 
@@ -120,4 +122,6 @@ def _pip() -> str:
 def _providers(toolbox: Toolbox) -> Iterator[Finding]:
     for name, provider in sorted(toolbox.providers.items()):
         for check in provider.check(toolbox.provider_context(provider)):
-            yield Finding("ok" if check.ok else "error", f"provider {name}", f"{check.name}: {check.message}", check.hint)
+            yield Finding(
+                "ok" if check.ok else "error", f"provider {name}", f"{check.name}: {check.message}", check.hint
+            )

@@ -61,9 +61,7 @@ def versions(name: str, stage: str | None, limit: int | None, deleted: bool, as_
     _print_versions(found, as_json=as_json, empty=f"No version of {name} matches.")
 
 
-def _print_versions(
-    found: Sequence[ModelVersion], *, as_json: bool, empty: str, with_name: bool = False
-) -> None:
+def _print_versions(found: Sequence[ModelVersion], *, as_json: bool, empty: str, with_name: bool = False) -> None:
     if as_json:
         print_json(list(found))
         return
@@ -114,7 +112,9 @@ def show(ref: str, as_json: bool) -> None:
     )
     if manifest.signature:
         click.echo()
-        rows = [("in", c.name, c.dtype, _shape(c.shape), "yes" if c.nullable else "no") for c in manifest.signature.inputs]
+        rows = [
+            ("in", c.name, c.dtype, _shape(c.shape), "yes" if c.nullable else "no") for c in manifest.signature.inputs
+        ]
         rows += [("out", c.name, c.dtype, _shape(c.shape), "") for c in manifest.signature.outputs]
         print_table(("", "name", "type", "shape", "nullable"), rows, empty="")
     click.echo()
@@ -199,7 +199,8 @@ def print_comparison(comparison: Comparison) -> None:
     ):
         rows += [(f"{kind} {key}", number(a), number(b), "") for key, (a, b) in sorted(pairs.items())]
     rows += [
-        (f"file {path}", (one or "-")[:12], (two or "-")[:12], "") for path, (one, two) in sorted(comparison.files.items())
+        (f"file {path}", (one or "-")[:12], (two or "-")[:12], "")
+        for path, (one, two) in sorted(comparison.files.items())
     ]
     old, new = comparison.size
     rows.append(("size", size(old), size(new), f"{new - old:+d} B"))
@@ -260,9 +261,7 @@ def import_model(archive: Path, name: str) -> None:
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Repeatable.")
 def register(package: Path, name: str, description: str, tags: tuple[str, ...]) -> None:
     """Register the model package in folder PACKAGE as the next version of NAME."""
-    version = Toolbox().registry.register(
-        name, package, description=description, tags=key_values(tags, option="--tag")
-    )
+    version = Toolbox().registry.register(name, package, description=description, tags=key_values(tags, option="--tag"))
     click.echo(version.ref)
 
 

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import ast
 import io
+import itertools
+import math
+import os
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,8 @@ from ml_toolbox.datasets.cells import NotExact
 from ml_toolbox.datasets.manifest import Item, Part
 
 Array = npt.NDArray[Any]
+
+_READERS = 4
 
 _MAX_HEADER = 256 * 1024
 """Parsing a Python literal from an unbounded header could exhaust the stack; NumPy's own limit (10,000) is too low for
@@ -133,8 +139,7 @@ def read_array(item: Item, blobs: Blobs, *, mmap: bool, check: bool | None) -> A
             return _read_stream(item, blobs, check=check is not False)
         if mmap and part.size > CHUNK // 64:
             return np.asarray(np.lib.format.open_memmap(path, mode="c", max_header_size=_MAX_HEADER))
-        array: Array = np.load(path, allow_pickle=False, max_header_size=_MAX_HEADER)
-        return array
+        return _read_file(item, path)
     except (ValueError, EOFError, LookupError, SyntaxError, struct.error) as error:
         raise _unreadable(item, error) from error
 
@@ -164,38 +169,54 @@ def _read_objects(item: Item, blobs: Blobs, *, check: bool | None) -> Array:
     return array
 
 
-def _read_stream(item: Item, blobs: Blobs, *, check: bool) -> Array:
-    chunks = blobs.chunks(item.parts[0], check=check)
-    array, rest = _allocate(item, chunks)
-    target = _bytes_view(array)
-    at = len(rest)
-    target[:at] = rest
-    for chunk in chunks:
-        if at + len(chunk) > len(target):
-            raise ValueError("more data than the header announces")
-        target[at : at + len(chunk)] = chunk
-        at += len(chunk)
-    if at != len(target):
-        raise ValueError("less data than the header announces")
+def _read_file(item: Item, path: Path) -> Array:
+    """A local file into new memory, in threads: most of the time goes into first touching the memory."""
+    offset = int(item.spec["data_offset"])
+    with path.open("rb", buffering=0) as file:
+        array = _allocate(item, file.read(offset))
+        target = _bytes_view(array)
+
+        def fill(start: int) -> None:
+            rest = target[start : start + CHUNK]
+            while rest:
+                count = os.preadv(file.fileno(), [rest], offset + start)
+                if not count:
+                    raise ValueError("the file ends inside its data")
+                rest, start = rest[count:], start + count
+
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="dataset-read") as pool:
+            for _ in pool.map(fill, range(0, len(target), CHUNK)):
+                continue
     return array
 
 
-def _allocate(item: Item, chunks: Iterator[bytes]) -> tuple[Array, bytes]:
-    """The empty array that the header describes, and what of the data came with the header."""
-    head = b""
+def _read_stream(item: Item, blobs: Blobs, *, check: bool) -> Array:
+    chunks = blobs.chunks(item.parts[0], check=check)
     offset = int(item.spec["data_offset"])
+    head = b""
     while len(head) < offset:
-        try:
-            head += next(chunks)
-        except StopIteration:
-            raise ValueError("the file ends inside its header") from None
-    shape, fortran, dtype = read_header(head[:offset])
+        more = next(chunks, b"")
+        if not more:
+            raise ValueError("the file ends inside its header")
+        head += more
+    array = _allocate(item, head[:offset])
+    target = _bytes_view(array)
+    at = 0
+    for chunk in itertools.chain((head[offset:],), chunks):
+        target[at : at + len(chunk)] = chunk
+        at += len(chunk)
+    return array
+
+
+def _allocate(item: Item, head: bytes) -> Array:
+    """The empty array that the header describes; its size is compared before any memory is taken."""
+    shape, fortran, dtype = read_header(head)
     if dtype.hasobject:
         raise ValueError("an object array is never loaded from npy")
-    expected = offset + int(np.prod(shape, dtype=object)) * dtype.itemsize
+    expected = len(head) + math.prod(shape) * dtype.itemsize
     if expected != item.parts[0].size:
         raise ValueError(f"the header announces {expected} bytes, the part has {item.parts[0].size}")
-    return np.empty(shape, dtype=dtype, order="F" if fortran else "C"), head[offset:]
+    return np.empty(shape, dtype=dtype, order="F" if fortran else "C")
 
 
 def read_header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -238,7 +259,7 @@ def _stream_rows(item: Item, blobs: Blobs, batch_rows: int, *, check: bool) -> I
         for start in range(0, len(array), batch_rows):
             yield array[start : start + batch_rows]
         return
-    row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=object))
+    row_bytes = dtype.itemsize * math.prod(shape[1:])
     waiting = bytearray()
     skip = offset
     for chunk in blobs.chunks(item.parts[0], check=check):

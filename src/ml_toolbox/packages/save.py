@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_toolbox.base.clock import iso
-from ml_toolbox.base.errors import Conflict, Invalid, ToolboxError
+from ml_toolbox.base.errors import Conflict, Invalid
 from ml_toolbox.base.ids import check_name, nonce
 from ml_toolbox.packages.engines import distribution, installed_version
 from ml_toolbox.packages.flavours import detect, flavour_module
@@ -108,7 +108,7 @@ def _write(model: Any, folder: Path, wish: _Wish) -> Manifest:
     try:
         written = module.write(model, folder, sample)
     except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-        if sample is None or isinstance(error, ToolboxError):
+        if sample is None:
             raise
         if not sample.synthetic:
             raise Invalid(

@@ -32,9 +32,7 @@ class XgboostPredictor:
     def scores(self, batch: Batch) -> NDArray[np.generic]:
         """What the booster itself says."""
         matrix = np.ascontiguousarray(matrix_of(batch, self.signature))
-        return np.asarray(
-            self._booster.inplace_predict(matrix, iteration_range=self._range, validate_features=False)
-        )
+        return np.asarray(self._booster.inplace_predict(matrix, iteration_range=self._range, validate_features=False))
 
     def __call__(self, batch: Batch, outputs: Sequence[str] | None = None) -> dict[str, NDArray[np.generic]]:
         answers = from_scores(self.scores(batch), self.signature, labels=self._labels)

@@ -42,7 +42,12 @@ def write(model: Any, folder: Path, sample: Sample | None) -> Written:
     if sample is not None:
         answers = answer(model, sample.batch)
     return Written(
-        files=(WRAPPER_FILE,), answers=answers, kind="sklearn", options={"frame": False}, classes=classes(model), modules=_MODULES
+        files=(WRAPPER_FILE,),
+        answers=answers,
+        kind="sklearn",
+        options={"frame": False},
+        classes=classes(model),
+        modules=_MODULES,
     )
 
 

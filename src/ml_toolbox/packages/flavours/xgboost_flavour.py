@@ -31,7 +31,9 @@ def write(model: Any, folder: Path, sample: Sample | None) -> Written:
     kind = type(model).__name__
     if wrapped and kind not in _WRAPPERS:
         raise Invalid(
-            f"{kind} is a class of your own", field="model", hint="package it with flavour='python', or use XGBoost's own class"
+            f"{kind} is a class of your own",
+            field="model",
+            hint="package it with flavour='python', or use XGBoost's own class",
         )
     booster = model.get_booster() if wrapped else model
     model.save_model(folder / FILE)
@@ -89,7 +91,9 @@ def booster_from(data: bytes, *, name: str) -> Any:
     import xgboost
 
     if not data.lstrip()[:1] == b"{":
-        raise Invalid(f"{name} is not an XGBoost JSON or UBJSON model", field=name, hint="model.save_model('model.ubj')")
+        raise Invalid(
+            f"{name} is not an XGBoost JSON or UBJSON model", field=name, hint="model.save_model('model.ubj')"
+        )
     try:
         return xgboost.Booster(model_file=bytearray(data))
     except (xgboost.core.XGBoostError, ValueError, TypeError) as error:

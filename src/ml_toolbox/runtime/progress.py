@@ -1,0 +1,65 @@
+"""What is known of a running script's progress: its own reports, and numbers found in its prints."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+
+class Progress:
+    """The latest epoch, share of the work done, and value of every metric. Fed with reports and printed lines."""
+
+    def __init__(self, definitions: dict[str, str]) -> None:
+        self._patterns = [(name, re.compile(pattern)) for name, pattern in definitions.items()]
+        self.epoch: int | None = None
+        self.share: float | None = None
+        self.metrics: dict[str, float] = {}
+        self.changed = False
+
+    def report(self, line: str) -> None:
+        """Take in one line of the progress file. A line that is not a report is passed over: the script may write there."""
+        try:
+            values = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(values, dict):
+            return
+        self._advance(values)
+        for name, value in (values.get("metrics") or {}).items():
+            self._measure(name, value)
+        self.changed = True
+
+    def printed(self, line: str) -> dict[str, float]:
+        """Search a printed line for the defined metrics; returns those found in it."""
+        found = {}
+        for name, pattern in self._patterns:
+            match = pattern.search(line)
+            if match is None:
+                continue
+            try:
+                value = float(match.group(1))
+            except (ValueError, TypeError):
+                continue
+            if self._measure(name, value):
+                found[name] = value
+        self.changed = self.changed or bool(found)
+        return found
+
+    def _measure(self, name: str, value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return False
+        self.metrics[name] = float(value)
+        if name == "epoch":
+            self.epoch = int(value)
+        return True
+
+    def _advance(self, values: dict[str, Any]) -> None:
+        for unit, total in (("epoch", "epochs"), ("step", "steps")):
+            done, of = values.get(unit), values.get(total)
+            if unit == "epoch" and isinstance(done, int | float):
+                self.epoch = int(done)
+            if isinstance(done, int | float) and isinstance(of, int | float) and of > 0:
+                self.share = min(1.0, max(0.0, done / of))
+                return

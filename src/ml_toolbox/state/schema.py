@@ -1,0 +1,108 @@
+"""The tables, and the steps that bring an older database forward.
+
+Written for SQLite and PostgreSQL alike: no type, function or clause that only one of them has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Connection,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    func,
+    insert,
+    inspect,
+    select,
+)
+
+from ml_toolbox.base.errors import Unsupported
+from ml_toolbox.base.ids import new_ulid
+
+metadata = MetaData()
+
+schema_version = Table(
+    "schema_version",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("applied_at", Double, nullable=False),
+)
+
+settings = Table(
+    "settings",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+work = Table(
+    "work",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("kind", String(32), nullable=False),
+    Column("name", String(128), nullable=False),
+    Column("phase", String(32), nullable=False),
+    Column("state", String(32), nullable=False),
+    Column("wish", String(16), nullable=False),
+    Column("spec", JSON, nullable=False),
+    Column("data", JSON, nullable=False),
+    Column("due_at", Double),
+    Column("lease_owner", Text, nullable=False),
+    Column("lease_token", BigInteger, nullable=False),
+    Column("lease_until", Double, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Column("ended_at", Double),
+    Index("work_by_name", "kind", "name", "id"),
+    Index("work_by_due", "due_at"),
+)
+
+transition = Table(
+    "transition",
+    metadata,
+    # SQLite counts by itself only in a column declared INTEGER PRIMARY KEY.
+    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("work_id", String(64), ForeignKey("work.id"), nullable=False, index=True),
+    Column("at", Double, nullable=False),
+    Column("phase", String(32), nullable=False),
+    Column("state", String(32), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("lease_token", BigInteger, nullable=False),
+)
+
+
+def _create(connection: Connection) -> None:
+    metadata.create_all(connection, checkfirst=False)
+    connection.execute(insert(settings).values(key="install", value=new_ulid()[-12:]))
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_create,)
+"""Step n brings version n to n+1. Steps are only ever appended; a released one is never edited."""
+
+
+def migrate(connection: Connection, now: float) -> None:
+    """Bring the database to this release's schema, inside the caller's write transaction.
+
+    Raises :class:`Unsupported` when a newer release has already been here: guessing at its meaning could lose work.
+    """
+    version = 0
+    if inspect(connection).has_table(schema_version.name):
+        version = connection.execute(select(func.max(schema_version.c.version))).scalar_one()
+    if version > len(MIGRATIONS):
+        raise Unsupported(
+            f"the state database has schema {version}; this release knows up to {len(MIGRATIONS)}",
+            hint="upgrade ml-toolbox to the release that was used last on this home",
+        )
+    for number, step in enumerate(MIGRATIONS[version:], start=version + 1):
+        step(connection)
+        connection.execute(insert(schema_version).values(version=number, applied_at=now))
