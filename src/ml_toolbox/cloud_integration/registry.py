@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_toolbox.base.clock import iso
-from ml_toolbox.base.errors import Invalid, NotFound
+from ml_toolbox.base.errors import Conflict, Invalid, NotFound
 from ml_toolbox.base.ids import check_name
 from ml_toolbox.base.uri import UriLike
 from ml_toolbox.cloud_integration.packaging import annotate, fetched, prepared
@@ -30,8 +30,8 @@ _FILTERS = ("model_name", "version", "stage", "framework", "created_by")
 class CloudModelRegistry:
     """Model versions below ``registry_path`` of a storage; ``mltoolbox models`` shows the same registry.
 
-    A version is a label of the user's (``v1.0``), given once: registering other files under a label that is taken raises
-    ``Conflict``. The first guide's calls name no model; their versions are those of ``model_name``.
+    A version is a label of the user's (``v1.0``), given once: registering another package under a label that is taken
+    raises ``Conflict``. The first guide's calls name no model; their versions are those of ``model_name``.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class CloudModelRegistry:
     ) -> str:
         """Register a model object under a version label, or a record ``{"model_name": ..., "model_path": ...}``.
 
-        Returns the model id, ``NAME:NUMBER``. The same files under the same label again: the same id, nothing new.
+        Returns the model id, ``NAME:NUMBER``. The same package under the same label again: the same id, nothing new.
         ``metadata["metrics"]`` and ``["hyperparameters"]`` are what :meth:`compare_model_versions` compares.
         """
         if isinstance(model, Mapping):
@@ -109,15 +109,25 @@ class CloudModelRegistry:
         source: str = "",
     ) -> str:
         label = "" if version is None else check_name(str(version), field="version")
-        return self.registry.register(
-            name,
-            folder,
-            description=description,
-            tags={**(tags or {}), **({VERSION_TAG: label} if label else {})},
-            # The label is the key: of all who register it, in any process, exactly one makes the version.
-            idempotency_key=f"label:{label}" if label else None,
-            source=source,
-        ).ref
+        try:
+            return self.registry.register(
+                name,
+                folder,
+                description=description,
+                tags={**(tags or {}), **({VERSION_TAG: label} if label else {})},
+                # The label is the key: of all who register it, in any process, exactly one makes the version.
+                idempotency_key=f"label:{label}" if label else None,
+                source=source,
+            ).ref
+        except Conflict as error:
+            if error.field != "idempotency_key":
+                raise
+            raise Conflict(
+                f"version {label!r} of model {name!r} is registered already, with other files",
+                hint="versions do not change: choose a new label",
+                field="version",
+                resource=error.resource,
+            ) from error
 
     def get_model(self, version: str, *, trust: Trust = NO_TRUST) -> Any:
         """The model object registered under the label (or number), every byte checked. ``NotFound`` when there is none."""
