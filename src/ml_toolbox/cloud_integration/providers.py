@@ -149,9 +149,7 @@ class CloudProvider:
     def require_backend(self, port: str) -> str:
         """Name of the account's backend for ``jobs`` or ``endpoints``; ``Unsupported`` when it is not installed."""
         wanted = self.training_backend if port == "jobs" else self.serving_backend
-        known = {
-            name for name, (_, info) in self.toolbox.backends().items() if getattr(info, port) is not None
-        }
+        known = {name for name, (_, info) in self.toolbox.backends().items() if getattr(info, port) is not None}
         if wanted not in known:
             raise Unsupported(
                 f"provider {self.name!r} cannot run {port} here: its backend {wanted!r} is not installed",

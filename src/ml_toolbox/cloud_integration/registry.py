@@ -34,9 +34,7 @@ class CloudModelRegistry:
     raises ``Conflict``. The first guide's calls name no model; their versions are those of ``model_name``.
     """
 
-    def __init__(
-        self, storage: CloudStorage, registry_path: UriLike = "models", *, model_name: str = "model"
-    ) -> None:
+    def __init__(self, storage: CloudStorage, registry_path: UriLike = "models", *, model_name: str = "model") -> None:
         self.storage = storage
         self.registry_path = registry_path
         self.model_name = check_name(model_name, field="model_name")
@@ -173,9 +171,7 @@ class CloudModelRegistry:
             if name is None or model.name == name:
                 yield from self.registry.versions(model.name)
 
-    def transition_model_stage(
-        self, model_id: str, stage: str, *, archive_existing: bool = False
-    ) -> dict[str, Any]:
+    def transition_model_stage(self, model_id: str, stage: str, *, archive_existing: bool = False) -> dict[str, Any]:
         """Move the version to ``registered``, ``Staging``, ``Production`` or ``Archived``; with ``archive_existing`` those
         that stood there go to ``Archived`` in the same step."""
         return summary(self.registry.promote(model_id, stage, archive_existing=archive_existing))

@@ -28,9 +28,7 @@ def churn(registry: CloudModelRegistry, model: Any, version: str | None, **more:
 # The first guide: register_model(model, version, metadata)
 
 
-def test_registered_models_come_back_by_their_label(
-    registry: CloudModelRegistry, model: Any, other_model: Any
-) -> None:
+def test_registered_models_come_back_by_their_label(registry: CloudModelRegistry, model: Any, other_model: Any) -> None:
     assert registry.list_versions() == []
     registry.register_model(model, "v1.0", {"accuracy": 0.95})
     registry.register_model(other_model, "v1.1", {"accuracy": 0.97})
