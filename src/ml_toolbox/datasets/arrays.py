@@ -87,7 +87,7 @@ def header_of(array: Array) -> bytes:
     text += b" " * (-(start + len(text) + 1) % 64) + b"\n"
     if len(text) > _MAX_HEADER:
         raise Invalid(
-            f"the dtype of the array has {len(array.dtype)} fields, which is more than a header may hold",
+            f"the dtype of the array has {len(array.dtype.names or ())} fields, which is more than a header may hold",
             hint="save it as a table, one column per field",
             field="data",
         ) from None

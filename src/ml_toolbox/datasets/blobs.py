@@ -165,6 +165,13 @@ class Blobs:
 
     # Reading
 
+    def size(self, sha256: str) -> int:
+        """Bytes of a blob; ``NotFound`` when it is missing."""
+        try:
+            return self._store.head(self.key(sha256)).size
+        except NotFound as error:
+            raise _missing(self._store, self.key(sha256)) from error
+
     def read(self, part: Part, *, check: bool) -> bytes:
         """The whole blob in memory; ``Conflict`` when its size, or with ``check`` its hash, is wrong."""
         data = self._get(part)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 from ml_toolbox.base.errors import Invalid
 from ml_toolbox.base.ids import nonce
 from ml_toolbox.datasets.blobs import Blobs
-from ml_toolbox.datasets.files import open_batches, restore_path
+from ml_toolbox.datasets.files import file_name, open_batches
 from ml_toolbox.datasets.manifest import Item
 
 
@@ -137,11 +136,6 @@ def iterate_file(item: Item, blobs: Blobs, batch_rows: int, columns: Sequence[An
 # Plain files
 
 
-def file_name(item: Item, ending: str) -> str:
-    """A legal file name for any item name."""
-    return f"{quote(item.name, safe=' ') or 'data'}{ending}"
-
-
 def write_item(item: Item, value: Any, folder: Path) -> Path:
     """The value as one plain file below ``folder``: ``.npy`` for arrays, ``.parquet`` for tables."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -152,13 +146,6 @@ def write_item(item: Item, value: Any, folder: Path) -> Path:
         target = folder / file_name(item, ".parquet")
         write_parquet(to_arrow(value), target)
     return target
-
-
-def restore_item(item: Item, blobs: Blobs, folder: Path, value: Any) -> Path:
-    """What a script gets: the user's own files under their own names, or :func:`write_item`."""
-    if item.kind in ("file", "folder"):
-        return restore_path(item, blobs, folder)
-    return write_item(item, value, folder)
 
 
 def _replacing(target: Path) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 from ml_toolbox.base.errors import Conflict, Invalid, MissingExtra, NotFound
 from ml_toolbox.datasets.blobs import Blobs
@@ -91,6 +92,12 @@ def _walk(folder: Path) -> tuple[list[str], list[str]]:
                 )
             files.append(path.relative_to(folder).as_posix())
     return sorted(files), sorted(empty)
+
+
+def file_name(item: Item, ending: str = "") -> str:
+    """A legal and visible file name for any item name, the same for the same name and never one that leads elsewhere."""
+    text = quote(item.name, safe=" ") or "data"
+    return f"%2E{text[1:]}{ending}" if text.startswith(".") else f"{text}{ending}"
 
 
 def safe_target(folder: Path, name: str) -> Path:

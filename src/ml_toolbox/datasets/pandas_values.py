@@ -160,7 +160,8 @@ def _arrow(spec: Spec, get: Get) -> Any:
 
 def _period(spec: Spec, get: Get) -> Any:
     ordinals = _numpy({"dtype": "<i8", "array": spec["array"]}, get)
-    return pd.arrays.PeriodArray(ordinals, dtype=pd.api.types.pandas_dtype(spec["dtype"]))
+    dtype: Any = pd.api.types.pandas_dtype(spec["dtype"])
+    return pd.arrays.PeriodArray(ordinals, dtype=dtype)
 
 
 def _interval(spec: Spec, get: Get) -> Any:

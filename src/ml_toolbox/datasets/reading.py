@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from ml_toolbox.base.errors import Invalid, MissingExtra, NotFound
 from ml_toolbox.datasets.blobs import Blobs
+from ml_toolbox.datasets.files import file_name
 from ml_toolbox.datasets.manifest import MANIFEST_NAME, DatasetManifest, Item
 from ml_toolbox.datasets.writing import _under
 from ml_toolbox.ports.objects import ObjectStore
@@ -75,7 +76,7 @@ def read(
     many = manifest.layout != "single"
     values = []
     for item in manifest.items:
-        folder = into / item.name if into is not None and many else into
+        folder = into / file_name(item) if into is not None and many else into
         values.append(_read_item(item, blobs, columns=columns, mmap=mmap, as_=as_, check=check, into=folder))
     if manifest.layout == "tuple":
         return tuple(values)

@@ -167,9 +167,7 @@ class Supervisor:
         vector = dialects.arguments(self.job, self.layout, channels)
         return [*_runner(interpreter), self.layout.root, self.job.script, *vector]
 
-    def _environment(
-        self, interpreter: str, channels: dict[str, dialects.Channel], devices: Held
-    ) -> dict[str, str]:
+    def _environment(self, interpreter: str, channels: dict[str, dialects.Channel], devices: Held) -> dict[str, str]:
         cpus = math.ceil(self.job.cpus) if self.job.cpus else len(os.sched_getaffinity(0))
         environment = dict(os.environ)
         if self.job.cpus:
@@ -214,7 +212,9 @@ class Supervisor:
         """Package in a process of its own what a command, or a script that left by ``os._exit``, wrote."""
         self.watch.finish_hashing()
         environment = self._environment(interpreter, {}, Held([], []))
-        child = Child([*_runner(interpreter), self.layout.root], cwd=self.layout.code, environment=environment, cpus=None)
+        child = Child(
+            [*_runner(interpreter), self.layout.root], cwd=self.layout.code, environment=environment, cpus=None
+        )
         self.watch.follow(child, self.progress, self.status)
         return read_json(self.layout.result) or {"model": None, "problem": "the packaging process died"}
 

@@ -63,7 +63,9 @@ class Watch:
             for name, location in inputs.items()
             if name not in self._identities and ("://" not in location or location.startswith("file://"))
         }
-        self._identities |= {name: inputs[name] for name in inputs if name not in local and name not in self._identities}
+        self._identities |= {
+            name: inputs[name] for name in inputs if name not in local and name not in self._identities
+        }
 
         def take() -> None:
             for name, path in local.items():
@@ -72,9 +74,7 @@ class Watch:
         if local:
             self._hashing = threading.Thread(target=take, daemon=True)
 
-    def follow(
-        self, child: Child, progress: Progress, status: dict[str, Any] | None, *, stream: str = ""
-    ) -> Ended:
+    def follow(self, child: Child, progress: Progress, status: dict[str, Any] | None, *, stream: str = "") -> Ended:
         """Log what it prints (as ``stream`` when given), enforce the limits, keep ``status`` up to date."""
         kills_before = _oom_kills()
         last = [""]

@@ -34,9 +34,7 @@ class SqliteStore:
     def __init__(self, path: Path, *, clock: Clock | None = None) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._engine = create_engine(
-            f"sqlite:///{path}", connect_args={"timeout": _BUSY_S, "check_same_thread": False}
-        )
+        self._engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": _BUSY_S, "check_same_thread": False})
         event.listen(self._engine, "connect", _configure)
         event.listen(self._engine, "begin", _begin)
         now = (clock or SystemClock()).now()
@@ -135,7 +133,8 @@ class SqliteStore:
                 }
                 if change.ended and found["ended_at"] is None:
                     values["ended_at"] = now
-                _note(connection, row.id, now, change.phase, change.state, change.message, row.lease_token)
+                if change.message or (change.phase, change.state) != (found["phase"], found["state"]):
+                    _note(connection, row.id, now, change.phase, change.state, change.message, row.lease_token)
             guard = (work.c.id == row.id, work.c.lease_token == row.lease_token)
             connection.execute(update(work).where(*guard).values(values))
             return _row({**found, **values})
@@ -179,7 +178,9 @@ def _is_current(connection: Connection) -> bool:
     known = connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'").first()
     if known is None:
         return False
-    version = connection.execute(select(schema.schema_version.c.version).order_by(schema.schema_version.c.version.desc()))
+    version = connection.execute(
+        select(schema.schema_version.c.version).order_by(schema.schema_version.c.version.desc())
+    )
     return version.scalars().first() == len(schema.MIGRATIONS)
 
 
@@ -234,5 +235,3 @@ def _note(
             work_id=row_id, at=now, phase=phase, state=state, message=message, lease_token=lease_token
         )
     )
-
-

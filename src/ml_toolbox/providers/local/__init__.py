@@ -25,7 +25,9 @@ class LocalProvider:
         from ml_toolbox.ports.provider import BackendInfo
         from ml_toolbox.providers.local import endpoints, jobs
 
-        return (BackendInfo(name="local", title="Processes on this machine", jobs=jobs.LACKS, endpoints=endpoints.LACKS),)
+        return (
+            BackendInfo(name="local", title="Processes on this machine", jobs=jobs.LACKS, endpoints=endpoints.LACKS),
+        )
 
     def job_backend(self, backend: str, context: ProviderContext) -> JobBackend:
         from ml_toolbox.providers.local.jobs import LocalJobBackend

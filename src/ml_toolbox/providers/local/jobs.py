@@ -58,7 +58,9 @@ class LocalJobBackend:
         self._machine = machine or this_machine()
         limit = context.settings.get("max_concurrent_jobs", self._machine.cpus)
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-            raise Invalid(f"max_concurrent_jobs must be a whole number from 1, not {limit!r}", field="max_concurrent_jobs")
+            raise Invalid(
+                f"max_concurrent_jobs must be a whole number from 1, not {limit!r}", field="max_concurrent_jobs"
+            )
         self._limit = limit
 
     def refuses(self, spec: JobSpec) -> str | None:
@@ -120,7 +122,9 @@ class LocalJobBackend:
 
     def submit(self, request: JobRequest, token: str) -> str:
         if not processes.supported():
-            raise Unsupported("local jobs need Linux (/proc)", hint="use a container or another backend", provider=self.name)
+            raise Unsupported(
+                "local jobs need Linux (/proc)", hint="use a container or another backend", provider=self.name
+            )
         _reap()
         job_id = hashlib.sha256(token.encode()).hexdigest()[:24]
         root = self._root(job_id)
@@ -130,7 +134,9 @@ class LocalJobBackend:
         record = self._record(job_id)
         if record["digest"] != described:
             raise Conflict(
-                f"the token of job {record['name']} was used before for another request", resource=job_id, provider=self.name
+                f"the token of job {record['name']} was used before for another request",
+                resource=job_id,
+                provider=self.name,
             )
         if not (root / "supervisor.json").exists():
             self._start(root)
@@ -383,7 +389,9 @@ def _accelerators(text: str) -> tuple[str, int]:
     """``T4:1`` -> ``("T4", 1)``; without a number: one."""
     name, _, count = text.partition(":")
     if not name or (count and not count.isdigit()) or count == "0":
-        raise Invalid(f"accelerators: {text!r} is not TYPE:COUNT", hint="for example T4:1 or gpu:2", field="accelerators")
+        raise Invalid(
+            f"accelerators: {text!r} is not TYPE:COUNT", hint="for example T4:1 or gpu:2", field="accelerators"
+        )
     return name, int(count or 1)
 
 
@@ -416,5 +424,3 @@ _STREAMS = {"o": "out", "e": "err", "s": "system"}
 def _log_line(line: bytes) -> LogLine:
     at, stream, text = line.decode("utf-8", "replace").split(" ", 2)
     return LogLine(at=float(at), text=text, stream=_STREAMS[stream])  # type: ignore[arg-type]
-
-
