@@ -15,7 +15,7 @@ class Places(NamedTuple):
     """A folder of lock files that stand for a scarce thing on this host: places in the queue, or GPUs."""
 
     folder: str
-    count: int
+    total: int
 
 
 class RuntimeJob(NamedTuple):

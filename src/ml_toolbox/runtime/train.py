@@ -112,8 +112,8 @@ class Supervisor:
         line = Line(self.job.queue, 1, _ticket(self.job))
         held = line.try_take()
         if held is None:
-            self._note(state="queued", message=f"waiting for one of {self.job.queue.count} places")
-            self.log.say(f"waiting: {self.job.queue.count} jobs run already")
+            self._note(state="queued", message=f"waiting for one of {self.job.queue.total} places")
+            self.log.say(f"waiting: {self.job.queue.total} jobs run already")
         while held is None:
             self._leave_when_asked()
             time.sleep(_WAIT_S)
@@ -125,7 +125,7 @@ class Supervisor:
             return Held([], [])
         line = Line(self.job.devices, self.job.gpus, _ticket(self.job))
         while (held := line.try_take()) is None:
-            self._note(state="queued", message=f"waiting for {self.job.gpus} of {self.job.devices.count} GPUs")
+            self._note(state="queued", message=f"waiting for {self.job.gpus} of {self.job.devices.total} GPUs")
             self._leave_when_asked()
             time.sleep(_WAIT_S)
         return held

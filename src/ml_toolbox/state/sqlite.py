@@ -52,16 +52,14 @@ class SqliteStore:
             return str(connection.execute(select(settings.c.value).where(settings.c.key == "install")).scalar_one())
 
     def insert(self, row: Row, *, owner: str = "", lease_s: float = 0.0) -> Row:
-        leased = {
-            "lease_owner": owner,
-            "lease_token": 1 if owner else 0,
-            "lease_until": row.created_at + lease_s if owner else 0.0,
-        }
-        values = {name: getattr(row, name) for name in _COLUMNS} | leased
+        token = 1 if owner else 0
+        until = row.created_at + lease_s if owner else 0.0
+        values = {name: getattr(row, name) for name in _COLUMNS}
+        values |= {"lease_owner": owner, "lease_token": token, "lease_until": until}
         try:
             with self._writing() as connection:
                 connection.execute(insert(work).values(values))
-                _note(connection, row.id, row.created_at, row.phase, row.state, "created", leased["lease_token"])
+                _note(connection, row.id, row.created_at, row.phase, row.state, "created", token)
         except exc.IntegrityError as error:
             raise Conflict(f"{row.kind} {row.id} exists already", resource=row.id) from error
         return _row(values)

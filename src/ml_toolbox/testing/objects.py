@@ -236,7 +236,11 @@ class ObjectStoreTests:
 
     def test_start_after(self, fresh: Fresh) -> None:
         store = fresh().store
-        keys = ["p/01", "p/02", "p/02/x", "p/03", "p/1", "q"] if _holds_both(store) else ["p/01", "p/02", "p/03", "p/1", "q"]
+        keys = (
+            ["p/01", "p/02", "p/02/x", "p/03", "p/1", "q"]
+            if _holds_both(store)
+            else ["p/01", "p/02", "p/03", "p/1", "q"]
+        )
         for key in keys:
             store.put(key, b"")
         for after in ("p/02", "p/021", "p/0", "a", "p", "p/1", "z", "p/02/a/b"):
@@ -466,7 +470,10 @@ class ObjectStoreTests:
         run_state_machine_as_test(  # type: ignore[no-untyped-call]
             Machine,
             settings=settings(
-                max_examples=self.examples, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+                max_examples=self.examples,
+                stateful_step_count=12,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
             ),
         )
 

@@ -33,6 +33,27 @@ def load_spec(source: str | Path | Mapping[str, Any]) -> JobSpec:
     return _convert(values)
 
 
+def target_spec(path: Path, *, name: str | None = None) -> JobSpec:
+    """The spec of what a user points at: a script (its folder travels with it), or a spec file.
+
+    ``name`` is the job's name when a script is given; default: the script's own. ``Invalid`` for anything else.
+    """
+    if path.suffix in (".yaml", ".yml", ".json"):
+        return load_spec(path)
+    if path.suffix != ".py":
+        raise Invalid(
+            f"target: {str(path)!r} is neither a script nor a spec", hint="give train.py or spec.yaml", field="target"
+        )
+    if not path.is_file():
+        raise Invalid(f"target: there is no file {path}", field="target", resource=str(path))
+    return JobSpec(name=name or _name_of(path), script=path.name, source=str(path.resolve().parent))
+
+
+def _name_of(path: Path) -> str:
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in path.stem).strip("._-")
+    return name[:63] or "job"
+
+
 def check_spec(spec: JobSpec) -> JobSpec:
     """The rules that types alone cannot say. Returns the spec unchanged."""
     check_name(spec.name)

@@ -44,12 +44,12 @@ class LocalProvider:
     def secret_store(self, context: ProviderContext) -> SecretStore | None:
         from ml_toolbox.providers.local.secrets import LocalSecretStore
 
-        return LocalSecretStore(context)
+        return LocalSecretStore(context.home / "providers" / "local" / "secrets")
 
     def metric_sink(self, context: ProviderContext) -> MetricSink | None:
         from ml_toolbox.providers.local.metrics import LocalMetricSink
 
-        return LocalMetricSink(context)
+        return LocalMetricSink(context.home / "providers" / "local" / "metrics")
 
     def check(self, context: ProviderContext) -> tuple[Check, ...]:
         from ml_toolbox.providers.local.checks import checks

@@ -33,7 +33,7 @@ from ml_toolbox.providers.local.endpoint_folder import EndpointFolder, exclusive
 from ml_toolbox.providers.local.endpoint_status import status_of
 from ml_toolbox.runtime.job import write_json
 
-ENDPOINT_LACKS: Final[Lacking] = MappingProxyType(
+LACKS: Final[Lacking] = MappingProxyType(
     {
         "accelerators": Lacks("not-done", "the local model server runs its engines on the CPU"),
         "scale-to-zero": Lacks("not-done", "a local endpoint keeps its servers running until it is deleted"),
@@ -50,7 +50,7 @@ class LocalEndpointBackend:
     """Endpoints below ``context.home / providers / local / endpoints``."""
 
     name = "local"
-    lacks: Lacking = ENDPOINT_LACKS
+    lacks: Lacking = LACKS
 
     def __init__(self, context: ProviderContext) -> None:
         self._root = context.home / "providers" / "local" / "endpoints"
@@ -61,7 +61,7 @@ class LocalEndpointBackend:
 
     def refuses(self, spec: EndpointSpec) -> str | None:
         if spec.resources.accelerators:
-            return ENDPOINT_LACKS["accelerators"].reason
+            return LACKS["accelerators"].reason
         for variant in spec.variants:
             if _local_path(variant.package) is None:
                 return f"{variant.package} is not a folder on this machine"
