@@ -1,8 +1,8 @@
 """The process that outlives its supervisor's death, by whatever signal, and leaves nothing running.
 
-``start`` forks: the parent becomes the guardian and the reaper of every orphan below it (``PR_SET_CHILD_SUBREAPER``,
-prctl(2)), so a training process cannot escape by making its own session or by its parent's death; the child goes on as
-the supervisor. Three lines of defence, each enough alone:
+``start`` forks: the parent becomes the guardian, the child goes on as the supervisor. Both are reapers of every orphan
+below them (``PR_SET_CHILD_SUBREAPER``, prctl(2)), so a training process cannot escape by making its own session or by
+its parent's death. Three lines of defence, each enough alone:
 
 1. the supervisor dies - the guardian, its parent, knows at once and kills all its descendants;
 2. the guardian dies - the supervisor sees its parent change within a tick and ends the job;
@@ -33,7 +33,7 @@ FINAL_STATES = ("succeeded", "failed", "stopped")
 def start(layout: Layout, mark: str, supervise: Callable[[], int]) -> int:
     """Split in two. In the guardian: returns the exit status for the entry point once everything has ended. In the
     supervisor: runs ``supervise`` and never returns."""
-    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _adopt_orphans()
     supervisor = os.fork()
     if supervisor == 0:
         _leave(supervise)
@@ -59,7 +59,12 @@ def die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+def _adopt_orphans() -> None:
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
 def _leave(supervise: Callable[[], int]) -> NoReturn:
+    _adopt_orphans()  # not inherited through fork
     status = 70
     try:
         status = supervise()

@@ -227,11 +227,13 @@ class Supervisor:
         return {**failure, "cause": first, "evidence": failure["cause"]} if first else failure
 
     def _finish(self, state: str, failure: digest.Digest | None, result: dict[str, Any]) -> None:
-        processes.kill_until_gone(self.job.mark, parents=(self.guardian,), spare=(os.getpid(),))
+        processes.kill_until_gone(self.job.mark, parents=(os.getpid(),))
         if failure is not None:
             self.log.say(f"failed: {failure['cause']}" + (f" at {failure['where']}" if failure["where"] else ""))
         elif result.get("problem"):
             self.log.say(f"no model package: {result['problem']}")
+        for note in result.get("notes", ()):
+            self.log.say(f"model: {note}")
         self.log.close()
         shutil.rmtree(os.path.join(self.layout.root, "tmp"), ignore_errors=True)
         self.watch.note_progress(self.progress, self.status)

@@ -95,6 +95,7 @@ class Watch:
                     elif not _read(key.data):
                         selector.unregister(key.fd)
                 now = time.monotonic()
+                _reap_orphans(child.pid)
                 if status is not None:
                     self._take_reports(progress)
                     if progress.changed and now - self._written_at >= _STATUS_S:
@@ -186,13 +187,13 @@ class Watch:
         return float((asked or {}).get("grace_s", self._job.stop_grace_s))
 
     def _memory_used(self) -> int:
-        pids = processes.descendants(self._guardian) - {os.getpid()}
+        pids = processes.descendants(os.getpid())
         used = processes.resident_bytes(pids)
         # The cheap sum counts shared pages often; only when it is too much is the exact one worth its time.
         return processes.proportional_bytes(pids) if used > (self._job.memory_bytes or used) else used
 
     def _kill_all(self) -> None:
-        processes.kill_until_gone(self._job.mark, parents=(self._guardian,), spare=(os.getpid(),))
+        processes.kill_until_gone(self._job.mark, parents=(os.getpid(),))
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._signalled = True
@@ -207,6 +208,15 @@ _ENDING = {
 
 def _read(pipe: Pipe) -> bool:
     return pipe.read()
+
+
+def _reap_orphans(child: int) -> None:
+    """Take the exit status of orphans that ended (we are their reaper); the child's own is left for ``Child.wait``."""
+    while True:
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None or ended.si_pid == child:
+            return
+        os.waitpid(ended.si_pid, 0)
 
 
 def _oom_kills() -> int:

@@ -19,6 +19,7 @@ from ml_toolbox.base.ids import digest, nonce
 from ml_toolbox.base.processes import ProcessIdentity
 from ml_toolbox.domain.jobs import FailureDigest, JobSpec, JobState
 from ml_toolbox.domain.offers import Offer
+from ml_toolbox.engine.crash import crash_point
 from ml_toolbox.ports.jobs import TAG_OWNER, Idempotency, JobObservation, JobRequest, LogChunk, LogLine, Owner
 from ml_toolbox.ports.lacks import Lacking, Lacks
 from ml_toolbox.ports.provider import ProviderContext
@@ -39,6 +40,7 @@ _START_S = 30.0
 _LOG_BYTES = 1 << 20
 """Most that one call of ``logs`` returns."""
 _DELETE_S = 5.0
+_GUARDIAN_S = 1.0
 
 
 class LocalJobBackend:
@@ -138,8 +140,10 @@ class LocalJobBackend:
                 resource=job_id,
                 provider=self.name,
             )
+        crash_point("local:published:before:start")
         if not (root / "supervisor.json").exists():
             self._start(root)
+        crash_point("local:started:before:answer")
         return job_id
 
     def observe(self, job_id: str) -> JobObservation:
@@ -232,6 +236,7 @@ class LocalJobBackend:
                 "runtime": self._runtime_job(job_id, request)._asdict(),
             }
             write_json(layout.job, record, durable=True)
+            crash_point("local:made:before:publish")
             new.rename(root)
         except OSError:
             # The rename fails when the other submit was first: its folder stands, ours goes.
@@ -319,7 +324,13 @@ class LocalJobBackend:
                 record_lost(layout, "it was never started")
             return read_json(layout.status) or status
         supervisor, guardian = (ProcessIdentity.parse(known[role]) for role in ("supervisor", "guardian"))
-        if supervisor.is_gone and guardian.is_gone:
+        if supervisor.is_gone:
+            # Its guardian is ending the rest and will say how it ended; that takes milliseconds.
+            deadline = time.monotonic() + _GUARDIAN_S
+            while not guardian.is_gone and time.monotonic() < deadline:
+                time.sleep(0.005)
+            status = read_json(layout.status) or status
+        if supervisor.is_gone and guardian.is_gone and status["state"] not in FINAL_STATES:
             processes.kill_until_gone(record["runtime"]["mark"])
             record_lost(layout, "killed")
             return read_json(layout.status) or status
