@@ -120,7 +120,7 @@ def write_array(name: str, array: Array, blobs: Blobs) -> Item:
     check_array(array, name)
     if array.dtype.hasobject:
         return _write_objects(name, array, blobs)
-    sha256, size = blobs.put_chunks(lambda: buffers_of(array), held=is_held(array))
+    sha256, size = blobs.put_chunks(lambda: buffers_of(array), array.nbytes, held=is_held(array))
     rows = len(array) if array.ndim else 1
     part = Part(sha256=sha256, size=size, format="npy", rows=rows)
     spec = {"dtype": str(array.dtype), "shape": list(array.shape), "data_offset": len(header_of(array))}
@@ -274,6 +274,15 @@ def _stream_rows(item: Item, blobs: Blobs, batch_rows: int, *, check: bool) -> I
 
 def _rows_from(data: bytearray, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
     return np.frombuffer(bytes(data), dtype=dtype).reshape((-1, *shape[1:])).copy()
+
+
+def read_bytes(data: bytes) -> Array:
+    """The array in the bytes of an ``.npy`` file; ``Invalid`` when it would have to be unpickled, or is none."""
+    try:
+        array: Array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise Invalid(f"the npy file cannot be loaded: {error}", hint="load it as_='path'", field="as_") from error
+    return array
 
 
 def map_file(path: Path) -> Array:

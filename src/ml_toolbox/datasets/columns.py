@@ -271,7 +271,7 @@ class Extremes:
 
     def summary(self, name: str, dtype: str) -> ColumnSummary:
         low, high = (_plain(self._low), _plain(self._high)) if self._ordered else (None, None)
-        return ColumnSummary(name=name, dtype=dtype, nulls=self._nulls, min=low, max=high)
+        return ColumnSummary(name=name, dtype=dtype, nulls=self._nulls, minimum=low, maximum=high)
 
 
 def _is_span(kind: Any) -> bool:

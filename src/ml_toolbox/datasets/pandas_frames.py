@@ -134,7 +134,7 @@ def _summary(name: str, column: Any) -> ColumnSummary:
         counted = summarise(name, dtype, pa.chunked_array([pa.array(column)]) if dtype != "category" else _no_values())
     except (pa.ArrowException, TypeError, ValueError):
         return ColumnSummary(name=name, dtype=dtype, nulls=nulls)  # a type without an order
-    return ColumnSummary(name=name, dtype=dtype, nulls=nulls, min=counted.min, max=counted.max)
+    return ColumnSummary(name=name, dtype=dtype, nulls=nulls, minimum=counted.minimum, maximum=counted.maximum)
 
 
 def _no_values() -> Chunked:
