@@ -89,6 +89,7 @@ def load_skops(data: bytes, *, name: str) -> Any:
         with warnings.catch_warnings():
             # Another scikit-learn version warns at each load; the manifest records the version, engines are re-proven.
             warnings.filterwarnings("ignore", message=r".*Trying to unpickle estimator")
+            warnings.filterwarnings("ignore", message=r"Class .* is deprecated", category=FutureWarning)
             model = _skops().loads(data, trusted=list(TRUSTED_TYPES))
     # As above, and from the types' own constructors.
     except Exception as error:
