@@ -71,7 +71,9 @@ class TestMemory(ObjectStoreTests):
 class TestS3(ObjectStoreTests):
     @pytest.fixture
     def fresh(self, moto: Server) -> Callable[[], Bound]:
-        client = boto3.client("s3", "us-east-1", endpoint_url=moto.endpoint, aws_access_key_id="a", aws_secret_access_key="b")
+        client = boto3.client(
+            "s3", "us-east-1", endpoint_url=moto.endpoint, aws_access_key_id="a", aws_secret_access_key="b"
+        )
         client.create_bucket(Bucket="bucket")
 
         def bound() -> Bound:
