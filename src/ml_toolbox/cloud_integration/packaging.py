@@ -13,7 +13,8 @@ from ml_toolbox import packages
 from ml_toolbox.base.errors import Invalid, NotFound
 from ml_toolbox.base.uri import UriLike
 from ml_toolbox.cloud_integration.providers import CloudProvider
-from ml_toolbox.packages.layout import SIGNATURE_NAME, check_relative
+from ml_toolbox.objects.transfer import download_file, download_folder
+from ml_toolbox.packages.layout import SIGNATURE_NAME
 from ml_toolbox.packages.manifest import MANIFEST_NAME, Lineage, Manifest
 from ml_toolbox.packages.manifest_json import dump_manifest
 
@@ -88,9 +89,8 @@ def fetched(provider: CloudProvider, path: UriLike) -> Iterator[Path]:
         except NotFound:
             _fetch_folder(provider, path, folder)
         else:
-            packed = Path(temporary) / "model.tar.gz"
-            _write(store.stream(key), packed)
-            packages.unpack(packed, folder)
+            download_file(store, key, Path(temporary) / "model.tar.gz")
+            packages.unpack(Path(temporary) / "model.tar.gz", folder)
         yield folder
 
 
@@ -104,13 +104,4 @@ def _fetch_folder(provider: CloudProvider, path: UriLike, folder: Path) -> None:
             hint="save one with CloudStorage.save_model",
             resource=str(provider.place(path)),
         ) from error
-    for meta in store.list():
-        target = folder / check_relative(meta.key, field="package")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _write(store.stream(meta.key), target)
-
-
-def _write(chunks: Iterator[bytes], target: Path) -> None:
-    with target.open("wb") as file:
-        for chunk in chunks:
-            file.write(chunk)
+    download_folder(store, "", folder)
