@@ -26,7 +26,7 @@ REQUEST = json.dumps({"instances": [[1.0, 2.0]]}).encode()
 def answers(body: bytes, constant: float) -> bool:
     """Whether this is the answer of the model that always says ``constant``."""
     (prediction,) = json.loads(body)["predictions"]
-    return abs(prediction - constant) < 1e-6
+    return bool(abs(prediction - constant) < 1e-6)
 
 
 def make_packages(root: Path) -> Path:
