@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,13 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_toolbox.base.clock import Clock, SystemClock
-from ml_toolbox.base.errors import Invalid, NotFound
-from ml_toolbox.base.ids import new_ulid
+from ml_toolbox.base.errors import Bug, Invalid, NotFound
+from ml_toolbox.base.ids import digest, new_ulid
 from ml_toolbox.ports.provider import ENTRY_POINT_GROUP, BackendInfo, Provider, ProviderContext
 
 if TYPE_CHECKING:
+    from ml_toolbox.domain.endpoints import EndpointSpec
+    from ml_toolbox.domain.jobs import JobSpec
+    from ml_toolbox.domain.offers import Plan
+    from ml_toolbox.engine.store import Store
+    from ml_toolbox.features.data import Datasets, DatasetVersion
+    from ml_toolbox.features.registry import Registry
+    from ml_toolbox.features.serving import Endpoint, ResolvedModel, Serving
+    from ml_toolbox.features.training import Job, JobRecord, ResolvedInput, Training
     from ml_toolbox.ports.endpoints import EndpointBackend
     from ml_toolbox.ports.jobs import JobBackend
+    from ml_toolbox.ports.objects import ObjectStore
 
 SETTINGS_FILE = "config.toml"
 DEFAULT_BACKEND = "local"
@@ -137,6 +147,155 @@ class Toolbox:
             found[provider.name] = provider
         return found
 
+    @property
+    def state_path(self) -> Path:
+        """The embedded database."""
+        return self.home / "state.db"
+
+    @cached_property
+    def _state(self) -> Store:
+        from ml_toolbox.state.sqlite import SqliteStore
+
+        return SqliteStore(self.state_path, clock=self.clock)
+
+    @cached_property
+    def registry_store(self) -> ObjectStore:
+        from ml_toolbox.objects import open_store
+
+        return open_store(self.settings.registry)
+
+    @cached_property
+    def data_store(self) -> ObjectStore:
+        from ml_toolbox.objects import open_store
+
+        return open_store(self.settings.data)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The registered models."""
+        from ml_toolbox.features.registry import Registry
+
+        return Registry(self.registry_store, actor=self.actor, clock=self.clock, cache=self.home / "cache" / "models")
+
+    @cached_property
+    def datasets(self) -> Datasets:
+        """The versioned datasets."""
+        from ml_toolbox.features.data import Datasets
+
+        return Datasets(self.data_store, clock=self.clock)
+
+    @cached_property
+    def training(self) -> Training:
+        """Jobs on any backend."""
+        from ml_toolbox.features.training import Training
+
+        return Training(
+            self._state,
+            self.job_backend,
+            home=self.home,
+            install=self.install,
+            register=self._register_result,
+            resolve_input=self._dataset_files,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def serving(self) -> Serving:
+        """Endpoints on any backend."""
+        from ml_toolbox.features.serving import Serving
+
+        return Serving(
+            self._state,
+            self.endpoint_backend,
+            resolve=self.model_files,
+            planner=self.plan_endpoint,
+            install=self.install,
+            clock=self.clock,
+        )
+
+    def adopted(self) -> Toolbox:
+        """Finish what a killed command left half-done (a job's model to register, a deletion), then return ``self``.
+
+        Without any job yet there is nothing to adopt, and the database is not even opened.
+        """
+        if self.state_path.exists():
+            self.training.tick()
+            self.serving.tick()
+        return self
+
+    def plan(self, spec: JobSpec, backend: str = DEFAULT_BACKEND) -> Plan:
+        """What ``train`` would do and cost. Launches nothing, needs no credentials."""
+        from ml_toolbox.features.placement import plan_job
+
+        others = [self.job_backend(name) for name, (_, info) in self.backends().items() if info.jobs is not None]
+        return plan_job(spec, self.job_backend(backend), [o for o in others if o.name != backend], install=self.install)
+
+    def plan_endpoint(self, spec: EndpointSpec, backend: str = DEFAULT_BACKEND) -> Plan:
+        """What ``deploy`` would do and cost. Launches nothing, needs no credentials."""
+        from ml_toolbox.features.placement import plan_endpoint
+
+        others = [self.endpoint_backend(n) for n, (_, info) in self.backends().items() if info.endpoints is not None]
+        chosen = self.endpoint_backend(backend)
+        return plan_endpoint(spec, chosen, [o for o in others if o.name != backend], install=self.install)
+
+    def model_files(self, model: str) -> ResolvedModel:
+        """The package of a model as local files, with the registered version it is, if it is one."""
+        from ml_toolbox.domain.models import ModelRef
+        from ml_toolbox.features.serving import ResolvedModel
+
+        folder = self.model_folder(model)
+        is_registered = "://" not in model and "/" not in model and not Path(model).is_dir()
+        return ResolvedModel(str(folder), self.registry.get(ModelRef.parse(model)).ref if is_registered else "")
+
+    def model_folder(self, model: str) -> Path:
+        """A local folder with the package of a registry reference, a package folder, or a URI; verified when fetched."""
+        from ml_toolbox.domain.models import ModelRef
+
+        path = Path(model).expanduser()
+        if "://" not in model and (path.is_dir() or "/" in model):
+            if not path.is_dir():
+                raise NotFound(f"there is no model package {path}", resource=model)
+            return path.absolute()
+        if "://" in model:
+            return self._fetched(model)
+        version = self.registry.get(ModelRef.parse(model))
+        return self.registry.download(version.ref, self.home / "cache" / "packages" / version.digest)
+
+    def _fetched(self, uri: str) -> Path:
+        """A package that lies at a URI, copied below the cache; only what changed is fetched again."""
+        from ml_toolbox.base.uri import Uri
+        from ml_toolbox.objects import open_store
+        from ml_toolbox.objects.transfer import download_folder
+
+        parsed = Uri.parse(uri)
+        folder = self.home / "cache" / "packages" / digest(str(parsed))
+        download_folder(open_store(parsed), "", folder)
+        return folder
+
+    def _register_result(self, record: JobRecord) -> str:
+        """The effect behind ``register=``. Idempotent by the job's id, so a repetition after a crash is the same version."""
+        if record.spec.register is None or record.model_uri is None:
+            raise Bug(f"job {record.id} has no model to register")
+        version = self.registry.register(
+            record.spec.register, record.model_uri, idempotency_key=f"job:{record.id}", source=f"job {record.name}"
+        )
+        return version.ref
+
+    def _dataset_files(self, reference: str) -> ResolvedInput:
+        """``data:NAME[:VERSION]`` as a folder of plain files; versions never change, so a complete copy is kept."""
+        from ml_toolbox.features.training import ResolvedInput
+
+        version = self.datasets.version(reference.removeprefix("data:"))
+        folder = self.home / "cache" / "data" / version.name / str(version.version)
+        if not folder.exists():
+            partial = folder.with_name(f"{folder.name}.{new_ulid()}.partial")
+            self.datasets.materialise(version.ref, partial)
+            try:
+                partial.rename(folder)
+            except OSError:  # another process was faster; its copy is as good
+                shutil.rmtree(partial)
+        return ResolvedInput(uri=str(folder), identity=f"data:{version.ref}")
+
     def backends(self) -> dict[str, tuple[Provider, BackendInfo]]:
         """Every backend of every provider by name. Data only: no credentials, SDK or network."""
         return {info.name: (provider, info) for provider in self.providers.values() for info in provider.backends}
@@ -183,3 +342,94 @@ def _create_install_id(path: Path) -> str:
     finally:
         temporary.unlink()
     return path.read_text(encoding="ascii").strip()
+
+
+def train(
+    target: str | Path | JobSpec,
+    *,
+    inputs: Mapping[str, str | Path] | None = None,
+    hyperparameters: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    register: str | None = None,
+    metrics: Mapping[str, str] | None = None,
+    on: str = DEFAULT_BACKEND,
+    toolbox: Toolbox | None = None,
+) -> Job:
+    """Start a training job and return at once with its handle (``wait()``, ``logs()``, ``stop()``, ``model``).
+
+    Args:
+        target: path of the script or of a spec file (YAML, JSON), or a :class:`JobSpec`.
+        inputs: channel -> file, folder, URI, or ``data:NAME[:VERSION]``.
+        hyperparameters: any JSON values; they arrive in the script with type and precision unchanged.
+        name: of the job; default: the registered model's name, or the script's.
+        register: name of the model that the result becomes a version of.
+        metrics: metric -> regular expression with one group, searched in printed lines.
+        on: backend.
+    Raises:
+        Invalid: naming the field, before anything is started.
+        Unsupported: the backend cannot run it, with its reason.
+    """
+    from dataclasses import replace
+
+    spec = _spec_of(target, name or register)
+    spec = replace(
+        spec,
+        name=name or spec.name,
+        inputs={**spec.inputs, **{channel: str(uri) for channel, uri in (inputs or {}).items()}},
+        hyperparameters={**spec.hyperparameters, **(hyperparameters or {})},
+        register=register or spec.register,
+        metrics={**spec.metrics, **(metrics or {})},
+    )
+    return (toolbox or Toolbox()).training.submit(spec, on)
+
+
+def _spec_of(target: str | Path | JobSpec, name: str | None) -> JobSpec:
+    from ml_toolbox.features.training.spec import target_spec
+
+    return target if not isinstance(target, (str, Path)) else target_spec(Path(target), name=name)
+
+
+def deploy(
+    model: str | Path,
+    *,
+    endpoint: str,
+    weight: float | None = None,
+    replicas: int | None = None,
+    on: str = DEFAULT_BACKEND,
+    wait_s: float | None = 120.0,
+    toolbox: Toolbox | None = None,
+) -> Endpoint:
+    """Serve a model at an endpoint, creating it or adding the version beside what is there.
+
+    Args:
+        model: ``NAME[:VERSION|@ALIAS]`` in the registry, a package folder, or the URI of one.
+        weight: share of traffic in percent; default: everything.
+        wait_s: how long to wait until it answers; ``None``: return at once.
+    Raises:
+        NotFound: no such model. NotYet: not ready after ``wait_s``.
+    """
+    handle = (toolbox or Toolbox()).serving.deploy(str(model), endpoint, weight=weight, replicas=replicas, on=on)
+    if wait_s is not None:
+        handle.wait_ready(timeout_s=wait_s)
+    return handle
+
+
+def load_model(model: str | Path, *, trust: bool = False, toolbox: Toolbox | None = None) -> Any:
+    """The original model object of a registered version, a package folder or its URI.
+
+    Contents that execute code when loaded (pickle, joblib, Python sources) raise ``Untrusted`` unless ``trust``.
+    """
+    from ml_toolbox.packages import Trust, open_package
+
+    folder = (toolbox or Toolbox()).model_folder(str(model))
+    return open_package(folder, trust=Trust(explicit=trust)).load()
+
+
+def save_dataset(name: str, data: Any, *, description: str = "", toolbox: Toolbox | None = None) -> DatasetVersion:
+    """Store arrays, frames, tables, files or folders as the next version of the dataset ``name``."""
+    return (toolbox or Toolbox()).datasets.put(name, data, description=description)
+
+
+def load_dataset(ref: str, *, toolbox: Toolbox | None = None) -> Any:
+    """What was stored as ``NAME[:VERSION]``, in the form it was stored in."""
+    return (toolbox or Toolbox()).datasets.get(ref)

@@ -127,7 +127,9 @@ def kill(pids: Iterable[int], number: int = signal.SIGKILL) -> None:
             pass
 
 
-def kill_until_gone(mark: str, *, parents: Iterable[int] = (), spare: Iterable[int] = (), within_s: float = 5.0) -> bool:
+def kill_until_gone(
+    mark: str, *, parents: Iterable[int] = (), spare: Iterable[int] = (), within_s: float = 5.0
+) -> bool:
     """Kill everything that carries the mark or descends from ``parents``, again and again until nothing is found: a
     process that forks while we look is caught by the next look. Returns whether nothing was left at the end."""
     spared = {*spare, os.getpid()}

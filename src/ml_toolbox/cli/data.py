@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from ml_toolbox.app import Toolbox
-from ml_toolbox.cli.output import json_option, print_fields, print_json, print_table, size, when
+from ml_toolbox.base.errors import Invalid
+from ml_toolbox.cli.output import json_option, number, print_fields, print_json, print_table, size, when
 from ml_toolbox.cli.parameters import key_values
-from ml_toolbox.cli.progress import transfer_progress
+from ml_toolbox.cli.progress import bytes_progress
+
+Format = Literal["csv", "parquet", "jsonl", "npy", "folder"]
+_FORMATS: tuple[Format, ...] = ("csv", "parquet", "jsonl", "npy", "folder")
 
 
 @click.group()
@@ -28,17 +33,20 @@ def data() -> None:
 @json_option
 def put(name: str, path: Path, description: str, tags: tuple[str, ...], as_json: bool) -> None:
     """Store PATH (CSV, Parquet, JSON lines, npy, or a folder of files) as the next version of NAME."""
-    with transfer_progress(f"storing {path.name}", enabled=not as_json) as progress:
+    with bytes_progress(f"storing {path.name}", total=_bytes_at(path), enabled=not as_json) as progress:
         version = Toolbox().datasets.put(
             name, path, description=description, tags=key_values(tags, option="--tag"), progress=progress
         )
     if as_json:
         print_json(version)
     else:
-        click.echo(
-            f"{version.name}:{version.version}  {version.rows or version.files} "
-            f"{'rows' if version.rows is not None else 'files'}, {size(version.size)}"
-        )
+        unit = "files" if version.kind == "folder" else "rows"
+        click.echo(f"{version.ref}  {version.rows} {unit}, {size(version.size)}")
+
+
+def _bytes_at(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 @data.command()
@@ -51,18 +59,18 @@ def get(ref: str, folder: Path) -> None:
 
 
 @data.command("list")
+@click.argument("name", required=False)
 @json_option
-def list_datasets(as_json: bool) -> None:
-    """List datasets with their newest version."""
-    found = Toolbox().datasets.list()
+def list_datasets(name: str | None, as_json: bool) -> None:
+    """List datasets with their newest version, or all versions of NAME."""
+    datasets = Toolbox().datasets
+    found = datasets.list() if name is None else datasets.versions(name)
     if as_json:
         print_json(found)
         return
-    rows = [
-        (d.name, d.version, d.kind, d.rows, d.files, size(d.size), when(d.created_at), d.description) for d in found
-    ]
+    rows = [(d.ref, d.kind, d.rows, size(d.size), when(d.created_at), d.description) for d in found]
     print_table(
-        ("name", "version", "kind", "rows", "files", "size", "created", "description"),
+        ("version", "kind", "rows", "size", "created", "description"),
         rows,
         empty="No datasets yet. Store one: mltoolbox data put NAME data.csv",
     )
@@ -72,7 +80,7 @@ def list_datasets(as_json: bool) -> None:
 @click.argument("ref")
 @json_option
 def show(ref: str, as_json: bool) -> None:
-    """Show schema, size and statistics of REF."""
+    """Show schema, size and columns of REF."""
     details = Toolbox().datasets.show(ref)
     if as_json:
         print_json(details)
@@ -80,19 +88,21 @@ def show(ref: str, as_json: bool) -> None:
     version = details.version
     print_fields(
         [
-            ("dataset", f"{version.name}:{version.version}"),
+            ("dataset", version.ref),
             ("kind", version.kind),
             ("rows", version.rows),
-            ("files", version.files),
             ("size", size(version.size)),
             ("created", when(version.created_at)),
             ("description", version.description),
+            ("tags", ", ".join(f"{key}={value}" for key, value in version.tags.items())),
+            ("content", details.manifest.sha256[:12]),
         ]
     )
-    if details.columns:
-        click.echo()
-        rows = [(c.name, c.dtype, c.nulls, c.minimum, c.maximum) for c in details.columns]
-        print_table(("column", "type", "nulls", "min", "max"), rows, empty="")
+    for item in details.manifest.items:
+        if item.columns:
+            click.echo(f"\n{item.name}" if item.name else "")
+            rows = [(c.name, c.dtype, c.nulls, number(c.min), number(c.max)) for c in item.columns]
+            print_table(("column", "type", "nulls", "min", "max"), rows, empty="")
 
 
 @data.command()
@@ -102,12 +112,12 @@ def verify(ref: str, as_json: bool) -> None:
     """Read every stored byte of REF again and compare with its checksums."""
     report = Toolbox().datasets.verify(ref)
     if as_json:
-        print_json(report)
+        print_json({"ok": report.ok, "report": report})
     elif report.ok:
-        click.echo(f"{ref}: {report.checked} parts, {size(report.bytes)}: all as stored")
+        click.echo(f"{report.ref}: {report.parts} parts, {size(report.size)}: all as stored")
     else:
-        for problem in report.problems:
-            click.echo(problem, err=True)
+        for damage in report.damaged:
+            click.echo(f"{report.ref}: {damage.used_by}: {damage.reason} ({damage.key})", err=True)
     if not report.ok:
         raise SystemExit(1)
 
@@ -115,12 +125,17 @@ def verify(ref: str, as_json: bool) -> None:
 @data.command()
 @click.argument("ref")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["csv", "parquet", "jsonl", "npy", "folder"]),
-    help="Default: from the ending of PATH.",
-)
-def export(ref: str, path: Path, form: str | None) -> None:
+@click.option("--format", "form", type=click.Choice(_FORMATS), help="Default: from the ending of PATH.")
+def export(ref: str, path: Path, form: Format | None) -> None:
     """Write REF to PATH in a format that other tools read."""
-    click.echo(Toolbox().datasets.export(ref, path, format=form))
+    click.echo(Toolbox().datasets.export(ref, path, form or _format_of(path)))
+
+
+def _format_of(path: Path) -> Format:
+    ending = path.suffix.removeprefix(".")
+    if not ending:
+        return "folder"
+    for form in _FORMATS:
+        if ending == form:
+            return form
+    raise Invalid(f"path: no format has the ending {path.suffix!r}", hint="say it with --format", field="path")

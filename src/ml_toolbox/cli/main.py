@@ -107,6 +107,19 @@ def main(argv: list[str] | None = None) -> NoReturn:
 
         print_error(error, as_json="--json" in arguments)
         sys.exit(error.exit_code)
+    except OSError as error:
+        # Full disks, missing permissions, files that vanished: the user's to mend, so no stack trace.
+        what = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+        click.echo(f"Error: {what}", err=True)
+        sys.exit(1)
+    except Exception as error:
+        import os
+
+        if os.environ.get("MLTOOLBOX_DEBUG"):
+            raise
+        click.echo(f"Error: unexpected {type(error).__name__}: {error}", err=True)
+        click.echo("Hint:  this is a bug in mltoolbox; MLTOOLBOX_DEBUG=1 shows where, for the report", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 def to_data(value: Any) -> Any:
     """Any result as JSON-able data. Objects with ``to_json`` speak for themselves; dataclasses become objects."""
     if hasattr(value, "to_json") and not isinstance(value, type):
-        return to_data(value.to_json())
+        said = value.to_json()
+        return to_data(json.loads(said) if isinstance(said, bytes) else said)
     if isinstance(value, Money):
         return {"usd": value.micros / 1_000_000}
     if is_dataclass(value) and not isinstance(value, type):

@@ -42,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What a decision writes, all of it in one guarded transaction together with one line of history."""
+    """What a decision writes, all of it in one guarded transaction together with its line of history."""
 
     phase: str
     state: str

@@ -70,13 +70,7 @@ class Runner:
             label = _label(event)
             crash_point(f"after:{label}:before:record")
             seen = row
-            applied = self._store.apply(
-                row,
-                decision.change if _writes(row, decision.change) else None,
-                now=self._clock.now(),
-                lease_s=self._lease_s,
-                release=effect is None,
-            )
+            applied = self._record(row, decision.change, release=effect is None)
             if applied is None:
                 # The lease went to somebody else while we were away: what they wrote is the truth.
                 return self._store.get(row.id)
@@ -89,6 +83,14 @@ class Runner:
             else:
                 event = self._execute(workflow, row, effect)
         raise Bug(f"{row.kind} {row.id} did not come to rest in {_MAX_STEPS} steps (phase {row.phase})")
+
+    def _record(self, row: Row, change: Change, *, release: bool) -> Row | None:
+        now = self._clock.now()
+        if not _writes(row, change):
+            if not release and row.lease_until - now > self._lease_s / 2:
+                return row  # nothing to say, and the lease is fresh: acting twice is harmless, one sync is saved
+            return self._store.apply(row, None, now=now, lease_s=self._lease_s, release=release)
+        return self._store.apply(row, change, now=now, lease_s=self._lease_s, release=release)
 
     def _execute(self, workflow: Workflow, row: Row, effect: Effect) -> Event:
         crash_point(f"before:{effect.name}")

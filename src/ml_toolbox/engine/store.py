@@ -43,8 +43,8 @@ class Store(Protocol):
         its time nor, as far as ``is_dead`` can tell, gone."""
 
     def apply(self, row: Row, change: Change | None, *, now: float, lease_s: float, release: bool) -> Row | None:
-        """Write the change and one line of history, if ``row``'s token is still the row's own; otherwise write nothing and
-        return ``None``. ``change`` ``None``: only the lease changes.
+        """Write the change - with a line of history when it has a message or another phase or state - if ``row``'s token is
+        still the row's own; otherwise write nothing and return ``None``. ``change`` ``None``: only the lease changes.
 
         ``release`` gives the lease back, unless a wish was made that ``row`` does not show yet: then the lease is kept, and
         the caller, who sees the wish in the row returned, goes on. No wish is ever slept through that way.

@@ -6,6 +6,8 @@ import gzip
 import os
 import shutil
 import tarfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from ml_toolbox.base.errors import Conflict, Invalid, NotFound, Untrusted
@@ -67,7 +69,7 @@ def unpack(archive_path: str | Path, folder: str | Path) -> Path:
     try:
         try:
             _extract(source, temporary)
-        except (tarfile.TarError, EOFError, gzip.BadGzipFile, OSError, ValueError) as error:
+        except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, OSError, ValueError) as error:
             raise Invalid(f"{source} is not a readable tar archive: {error}", field="archive") from error
         open_package(temporary).verify()
         temporary.replace(target)
@@ -77,23 +79,38 @@ def unpack(archive_path: str | Path, folder: str | Path) -> Path:
     return target
 
 
-def _extract(source: Path, folder: Path) -> None:
-    seen: set[str] = set()
-    total, packed = 0, source.stat().st_size
-    # Streamed: members are judged one by one, so a bomb is never decompressed further than the limit.
-    with tarfile.open(source, mode="r|*") as tar:
-        for number, member in enumerate(tar):
-            path = _checked(member, source)
-            if not path:
+def check_tar(path: Path) -> None:
+    """Raise ``Untrusted`` or ``Invalid`` unless :func:`unpack` would take every member; writes nothing."""
+    try:
+        with tarfile.open(path, mode="r|*") as tar:
+            for _ in _members(tar, path):
                 continue
-            if path.casefold() in seen or number >= MAX_MEMBERS:
-                raise _refuse(source, f"holds {path!r:.100} twice, or more than {MAX_MEMBERS} members")
-            seen.add(path.casefold())
-            total += member.size
-            if total > MAX_TOTAL_BYTES or (total > RATIO_FREE_BYTES and total > MAX_RATIO * packed):
-                raise _refuse(source, f"unpacks to more than {total} bytes from {packed}")
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, OSError, ValueError) as error:
+        raise Invalid(f"{path.name} is not a readable tar archive: {error}", field=path.name) from error
+
+
+def _extract(source: Path, folder: Path) -> None:
+    with tarfile.open(source, mode="r|*") as tar:
+        for member, path in _members(tar, source):
             if member.isfile():
                 _write(tar, member, folder / path)
+
+
+def _members(tar: tarfile.TarFile, source: Path) -> Iterator[tuple[tarfile.TarInfo, str]]:
+    """The members that may be written. Streamed, so a bomb is never decompressed further than the limit."""
+    seen: set[str] = set()
+    total, packed = 0, source.stat().st_size
+    for number, member in enumerate(tar):
+        path = _checked(member, source)
+        if not path:
+            continue
+        if path.casefold() in seen or number >= MAX_MEMBERS:
+            raise _refuse(source, f"holds {path!r:.100} twice, or more than {MAX_MEMBERS} members")
+        seen.add(path.casefold())
+        total += member.size
+        if total > MAX_TOTAL_BYTES or (total > RATIO_FREE_BYTES and total > MAX_RATIO * packed):
+            raise _refuse(source, f"unpacks to more than {total} bytes from {packed}")
+        yield member, path
 
 
 def _checked(member: tarfile.TarInfo, source: Path) -> str:

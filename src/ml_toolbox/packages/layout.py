@@ -55,6 +55,13 @@ def _path_fault(path: str) -> str:
     return ""
 
 
+def runs_code(path: str) -> bool:
+    """Whether a package's file runs code by its name, whatever the manifest says of it."""
+    return path.startswith(f"{CODE_FOLDER}/") or path.lower().endswith(
+        (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".py")
+    )
+
+
 def list_files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Every regular file below ``folder`` as (relative path with ``/``, path), sorted.
 

@@ -12,9 +12,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ml_toolbox.base.errors import Invalid, NotFound, Unsupported
 from ml_toolbox.packages.layout import UNLISTED, check_relative
-from ml_toolbox.packages.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest
+from ml_toolbox.packages.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, Signature
 
 MAX_MANIFEST_BYTES = 16 * 1024 * 1024
+_DTYPE = re.compile(r"(float(16|32|64)|u?int(8|16|32|64)|bool|string|any)\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -71,6 +72,8 @@ def parse_manifest(data: bytes) -> Manifest:
     manifest = _build(Manifest, raw, MANIFEST_NAME)
     assert isinstance(manifest, Manifest)  # noqa: S101 - narrows the type for the checker
     _check_files(manifest)
+    if manifest.signature is not None:
+        _check_signature(manifest.signature)
     return manifest
 
 
@@ -108,6 +111,18 @@ def _check_files(manifest: Manifest) -> None:
                 )
     if manifest.sample and manifest.sample not in listed:
         raise Invalid(f"sample: {manifest.sample!r} is not among the package's files", field="sample")
+
+
+def _check_signature(signature: Signature) -> None:
+    for side, specs in (("inputs", signature.inputs), ("outputs", signature.outputs)):
+        for number, spec in enumerate(specs):
+            field = f"signature.{side}.{number}"
+            if not _DTYPE.match(spec.dtype):
+                raise Invalid(f"{field}: {spec.dtype!r:.40} is not a dtype", field=f"{field}.dtype")
+            if any(size is not None and size < 0 for size in spec.shape):
+                raise Invalid(f"{field}: {spec.shape} is not a shape", field=f"{field}.shape")
+        if len({spec.name for spec in specs}) != len(specs) or not specs:
+            raise Invalid(f"signature.{side}: names are missing or occur twice", field=f"signature.{side}")
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:

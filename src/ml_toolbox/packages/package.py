@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_toolbox.base.errors import Invalid, NotFound, Unsupported, Untrusted
 from ml_toolbox.packages.engines import engine_module, extra_of, installed_version, missing_packages
-from ml_toolbox.packages.layout import UNLISTED, check_relative, list_files, sha256_file
+from ml_toolbox.packages.layout import UNLISTED, check_relative, list_files, runs_code, sha256_file
 from ml_toolbox.packages.manifest import EngineEntry, Manifest, Signature
 from ml_toolbox.packages.manifest_json import read_manifest
 from ml_toolbox.packages.predictor import Predictor
@@ -124,6 +124,16 @@ class Package:
             hint="install what is missing" if notes else f"{self.manifest.model_class} can be loaded, but not served",
         )
 
+    def require_trust(self, relative: str) -> None:
+        """Raise :class:`Untrusted` unless code of this package may run, by the user's word or a verified signature."""
+        if not (self._trust.explicit or self._trust.public_key is not None):
+            raise Untrusted(
+                f"loading {relative} would run code from the package",
+                resource=str(self.folder / relative),
+                hint="if you trust its author: open_package(path, trust=Trust(explicit=True)), or Trust(public_key=...) "
+                "for a signed package",
+            )
+
     def required_signature(self) -> Signature:
         """The signature; raises :class:`Unsupported` when the package was made without a sample to learn it from."""
         if self.manifest.signature is None:
@@ -168,14 +178,8 @@ class Package:
         if relative not in self._entries:
             raise Invalid(f"{relative!r} is not a file of this package", field="path", resource=str(self.folder))
         check_relative(relative, field="path")
-        entry = self._entries[relative]
-        if entry.executes_code and not (self._trust.explicit or self._trust.public_key is not None):
-            raise Untrusted(
-                f"loading {relative} would run code from the package",
-                resource=str(self.folder / relative),
-                hint="if you trust its author: open_package(path, trust=Trust(explicit=True)), or Trust(public_key=...) "
-                "for a signed package",
-            )
+        if self._entries[relative].executes_code or runs_code(relative):
+            self.require_trust(relative)
         path = self.folder
         for part in relative.split("/"):
             path = path / part

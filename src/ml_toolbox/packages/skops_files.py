@@ -8,11 +8,11 @@ import warnings
 import zipfile
 from typing import Any
 
-from ml_toolbox.base.errors import Invalid, MissingExtra, Unsupported, Untrusted
+from ml_toolbox.base.errors import Invalid, MissingExtra, ToolboxError, Unsupported, Untrusted
 from ml_toolbox.packages.skops_types import TRUSTED_TYPES
 from ml_toolbox.packages.zips import check_zip
 
-# A deeper tree than any estimator has; each level costs the reader a few Python frames.
+# Arrays lie beside the schema, so a schema of this size is no model.
 _MAX_SCHEMA_BYTES = 256 * 1024**2
 
 
@@ -56,6 +56,21 @@ def dump_skops(model: Any) -> bytes:
     return data
 
 
+def unknown_types(data: bytes, *, name: str) -> list[str]:
+    """Types in a ``.skops`` file that are not on the allow-list. Constructs nothing. Raises ``Invalid`` if it is damaged."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            check_zip(archive, name=name)
+            if archive.getinfo("schema.json").file_size > _MAX_SCHEMA_BYTES:
+                raise Invalid(f"{name}: its schema is larger than {_MAX_SCHEMA_BYTES} bytes", field=name)
+        return sorted(set(_skops().get_untrusted_types(data=data)) - set(TRUSTED_TYPES))
+    except ToolboxError:
+        raise
+    # A crafted schema fails anywhere in skops, with any exception; none may reach the caller as anything but a refusal.
+    except Exception as error:
+        raise Invalid(f"{name} is not a .skops file: {type(error).__name__}: {error}"[:500], field=name) from error
+
+
 def load_skops(data: bytes, *, name: str) -> Any:
     """The object in a ``.skops`` file. Only types that skops or this package trust are ever looked up.
 
@@ -63,34 +78,20 @@ def load_skops(data: bytes, *, name: str) -> Any:
     """
     from ml_toolbox.packages.tree_checks import check_trees
 
+    unknown = unknown_types(data, name=name)
+    if unknown:
+        raise Untrusted(
+            f"{name} contains {', '.join(unknown)[:300]}, which could run code",
+            resource=name,
+            hint="ask its author for a package made of scikit-learn's own types, or one with a valid signature",
+        )
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            check_zip(archive, name=name)
-            if archive.getinfo("schema.json").file_size > _MAX_SCHEMA_BYTES:
-                raise Invalid(f"{name}: its schema is larger than {_MAX_SCHEMA_BYTES} bytes", field=name)
-    except (zipfile.BadZipFile, KeyError, NotImplementedError) as error:
-        raise Invalid(f"{name} is not a .skops file: {error}", field=name) from error
-    skops = _skops()
-    from skops.io.exceptions import UntrustedTypesFoundException
-
-    try:
-        unknown = sorted(set(skops.get_untrusted_types(data=data)) - set(TRUSTED_TYPES))
-        if unknown:
-            raise Untrusted(
-                f"{name} contains {', '.join(unknown)[:300]}, which could run code",
-                resource=name,
-                hint="ask its author for a package made of scikit-learn's own types, or one with a valid signature",
-            )
         with warnings.catch_warnings():
             # Another scikit-learn version warns at each load; the manifest records the version, engines are re-proven.
             warnings.filterwarnings("ignore", message=r".*Trying to unpickle estimator")
-            model = skops.loads(data, trusted=list(TRUSTED_TYPES))
-    except UntrustedTypesFoundException as error:
-        raise Untrusted(f"{name}: {error}", resource=name, hint="only known types are loaded") from error
-    except Untrusted:
-        raise
-    # A crafted schema fails anywhere in skops or in a type's own constructor, with any exception; none of them may
-    # reach the caller as anything but a refusal.
+            warnings.filterwarnings("ignore", message=r"Class .* is deprecated", category=FutureWarning)
+            model = _skops().loads(data, trusted=list(TRUSTED_TYPES))
+    # As above, and from the types' own constructors.
     except Exception as error:
         raise Invalid(f"{name} cannot be read: {type(error).__name__}: {error}"[:500], field=name) from error
     check_trees(model, name=name)

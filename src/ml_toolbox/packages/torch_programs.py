@@ -33,10 +33,11 @@ _TARGET = re.compile(
 )
 _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _QUOTED = re.compile(r"Symbol\('[suf][0-9]+'(, [a-z]+=(True|False))*\)")
-_SYMBOLS = frozenset(
+_ARITHMETIC = (
     "Max Min FloorDiv CeilDiv CleanDiv Mod PythonMod ModularIndexing Where TruncToInt RoundToInt ToFloat IntTrueDiv "
-    "FloatTrueDiv PowByNatural Mul Add Pow Rational Eq Ne Lt Le Gt Ge And Or Not True False oo int_oo Integer".split()
+    "FloatTrueDiv PowByNatural Mul Add Pow Rational Eq Ne Lt Le Gt Ge And Or Not True False oo int_oo Integer"
 )
+_SYMBOLS = frozenset(_ARITHMETIC.split())
 _CONTAINERS = frozenset({None, "builtins.tuple", "builtins.list", "builtins.dict"})
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 from typing import Literal, NamedTuple
 
+from ml_toolbox.base.errors import Bug
 from ml_toolbox.runtime.guardian import die_with_parent
 
 Reason = Literal["", "stop", "timeout", "memory", "guardian"]
@@ -52,7 +53,7 @@ class Child:
             bufsize=0,
             start_new_session=True,
             # Safe here: the supervisor has one thread when it starts a child.
-            preexec_fn=confine,  # noqa: PLW1509
+            preexec_fn=confine,
         )
         self.pid = self._process.pid
         self.end = os.pidfd_open(self.pid)
@@ -61,8 +62,10 @@ class Child:
     @property
     def streams(self) -> tuple[int, int]:
         """File descriptors of standard output and standard error."""
-        assert self._process.stdout is not None and self._process.stderr is not None  # noqa: S101 - PIPE gives both
-        return os.dup(self._process.stdout.fileno()), os.dup(self._process.stderr.fileno())
+        out, err = self._process.stdout, self._process.stderr
+        if out is None or err is None:
+            raise Bug("a child is always started with pipes")
+        return os.dup(out.fileno()), os.dup(err.fileno())
 
     def signal_group(self, number: int) -> None:
         try:

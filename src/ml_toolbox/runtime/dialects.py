@@ -223,9 +223,7 @@ def _resource_config() -> dict[str, Any]:
         "current_instance_type": "local",
         "current_group_name": "homogeneousCluster",
         "hosts": [_HOST],
-        "instance_groups": [
-            {"instance_group_name": "homogeneousCluster", "instance_type": "local", "hosts": [_HOST]}
-        ],
+        "instance_groups": [{"instance_group_name": "homogeneousCluster", "instance_type": "local", "hosts": [_HOST]}],
         "network_interface_name": "lo",
     }
 

@@ -10,12 +10,14 @@ import os
 import re
 import signal
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 Digest = dict[str, str]
 
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+)')
-_FINAL_LINE = re.compile(r"^(?P<type>[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Warning|Fault))(?:: (?P<text>.*))?$")
+_FINAL_LINE = re.compile(
+    r"^(?P<type>[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Warning|Fault))(?:: (?P<text>.*))?$"
+)
 _NO_MODULE = re.compile(r"No module named '?(?P<name>[\w.]+)'?")
 _QUOTED_PATH = re.compile(r"[Nn]o such file or directory: '(?P<path>[^']+)'")
 _MEMORY = ("out of memory", "cannot allocate memory", "unable to allocate")
@@ -229,4 +231,3 @@ def _duration(seconds: float) -> str:
 
 
 _SIGNALS: dict[int, str] = {int(number): number.name for number in signal.Signals}
-

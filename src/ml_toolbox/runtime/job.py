@@ -15,7 +15,7 @@ class Places(NamedTuple):
     """A folder of lock files that stand for a scarce thing on this host: places in the queue, or GPUs."""
 
     folder: str
-    count: int
+    total: int
 
 
 class RuntimeJob(NamedTuple):
@@ -86,6 +86,7 @@ class Layout:
         self.intermediate = os.path.join(self.output, "intermediate")
         self.failure = os.path.join(self.output, "failure")
         self.checkpoints = os.path.join(self.ml, "checkpoints")
+        self.mlruns = os.path.join(root, "mlruns")
         self.tensorboard = os.path.join(self.ml, "tensorboard")
 
     def make(self, checkpoints: str | None = None) -> None:

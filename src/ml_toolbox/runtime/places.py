@@ -39,7 +39,7 @@ class Line:
         if self._somebody_is_first():
             return None
         held = Held([], [])
-        for number in range(self._places.count):
+        for number in range(self._places.total):
             descriptor = _locked(os.path.join(self._places.folder, f"{number}.lock"))
             if descriptor is not None:
                 held.numbers.append(number)

@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from ml_toolbox.base import processes
-from ml_toolbox.runtime import dialects, digest, guardian, staging
+from ml_toolbox.runtime import dialects, digest, guardian, mlflow_files, staging
 from ml_toolbox.runtime.child import Child, Ended
 from ml_toolbox.runtime.job import Layout, RuntimeJob, read_json, write_json
 from ml_toolbox.runtime.output import Log
@@ -112,8 +112,8 @@ class Supervisor:
         line = Line(self.job.queue, 1, _ticket(self.job))
         held = line.try_take()
         if held is None:
-            self._note(state="queued", message=f"waiting for one of {self.job.queue.count} places")
-            self.log.say(f"waiting: {self.job.queue.count} jobs run already")
+            self._note(state="queued", message=f"waiting for one of {self.job.queue.total} places")
+            self.log.say(f"waiting: {self.job.queue.total} jobs run already")
         while held is None:
             self._leave_when_asked()
             time.sleep(_WAIT_S)
@@ -125,7 +125,7 @@ class Supervisor:
             return Held([], [])
         line = Line(self.job.devices, self.job.gpus, _ticket(self.job))
         while (held := line.try_take()) is None:
-            self._note(state="queued", message=f"waiting for {self.job.gpus} of {self.job.devices.count} GPUs")
+            self._note(state="queued", message=f"waiting for {self.job.gpus} of {self.job.devices.total} GPUs")
             self._leave_when_asked()
             time.sleep(_WAIT_S)
         return held
@@ -167,9 +167,7 @@ class Supervisor:
         vector = dialects.arguments(self.job, self.layout, channels)
         return [*_runner(interpreter), self.layout.root, self.job.script, *vector]
 
-    def _environment(
-        self, interpreter: str, channels: dict[str, dialects.Channel], devices: Held
-    ) -> dict[str, str]:
+    def _environment(self, interpreter: str, channels: dict[str, dialects.Channel], devices: Held) -> dict[str, str]:
         cpus = math.ceil(self.job.cpus) if self.job.cpus else len(os.sched_getaffinity(0))
         environment = dict(os.environ)
         if self.job.cpus:
@@ -179,6 +177,8 @@ class Supervisor:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(number) for number in devices.numbers)
         host = dialects.Host(cpus=cpus, gpus=len(devices.numbers))
         environment |= dialects.variables(self.job, self.layout, channels, host)
+        if "MLFLOW_TRACKING_URI" not in environment:
+            environment |= mlflow_files.variables(self.layout.mlruns)
         environment["PYTHONUNBUFFERED"] = "1"
         environment["PATH"] = os.pathsep.join([os.path.dirname(interpreter), environment.get("PATH", os.defpath)])
         return self._marked(environment | self.job.variables)
@@ -214,7 +214,9 @@ class Supervisor:
         """Package in a process of its own what a command, or a script that left by ``os._exit``, wrote."""
         self.watch.finish_hashing()
         environment = self._environment(interpreter, {}, Held([], []))
-        child = Child([*_runner(interpreter), self.layout.root], cwd=self.layout.code, environment=environment, cpus=None)
+        child = Child(
+            [*_runner(interpreter), self.layout.root], cwd=self.layout.code, environment=environment, cpus=None
+        )
         self.watch.follow(child, self.progress, self.status)
         return read_json(self.layout.result) or {"model": None, "problem": "the packaging process died"}
 
@@ -227,11 +229,13 @@ class Supervisor:
         return {**failure, "cause": first, "evidence": failure["cause"]} if first else failure
 
     def _finish(self, state: str, failure: digest.Digest | None, result: dict[str, Any]) -> None:
-        processes.kill_until_gone(self.job.mark, parents=(self.guardian,), spare=(os.getpid(),))
+        processes.kill_until_gone(self.job.mark, parents=(os.getpid(),))
         if failure is not None:
             self.log.say(f"failed: {failure['cause']}" + (f" at {failure['where']}" if failure["where"] else ""))
         elif result.get("problem"):
             self.log.say(f"no model package: {result['problem']}")
+        for note in result.get("notes", ()):
+            self.log.say(f"model: {note}")
         self.log.close()
         shutil.rmtree(os.path.join(self.layout.root, "tmp"), ignore_errors=True)
         self.watch.note_progress(self.progress, self.status)

@@ -34,9 +34,7 @@ class SqliteStore:
     def __init__(self, path: Path, *, clock: Clock | None = None) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._engine = create_engine(
-            f"sqlite:///{path}", connect_args={"timeout": _BUSY_S, "check_same_thread": False}
-        )
+        self._engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": _BUSY_S, "check_same_thread": False})
         event.listen(self._engine, "connect", _configure)
         event.listen(self._engine, "begin", _begin)
         now = (clock or SystemClock()).now()
@@ -54,16 +52,14 @@ class SqliteStore:
             return str(connection.execute(select(settings.c.value).where(settings.c.key == "install")).scalar_one())
 
     def insert(self, row: Row, *, owner: str = "", lease_s: float = 0.0) -> Row:
-        leased = {
-            "lease_owner": owner,
-            "lease_token": 1 if owner else 0,
-            "lease_until": row.created_at + lease_s if owner else 0.0,
-        }
-        values = {name: getattr(row, name) for name in _COLUMNS} | leased
+        token = 1 if owner else 0
+        until = row.created_at + lease_s if owner else 0.0
+        values = {name: getattr(row, name) for name in _COLUMNS}
+        values |= {"lease_owner": owner, "lease_token": token, "lease_until": until}
         try:
             with self._writing() as connection:
                 connection.execute(insert(work).values(values))
-                _note(connection, row.id, row.created_at, row.phase, row.state, "created", leased["lease_token"])
+                _note(connection, row.id, row.created_at, row.phase, row.state, "created", token)
         except exc.IntegrityError as error:
             raise Conflict(f"{row.kind} {row.id} exists already", resource=row.id) from error
         return _row(values)
@@ -135,7 +131,8 @@ class SqliteStore:
                 }
                 if change.ended and found["ended_at"] is None:
                     values["ended_at"] = now
-                _note(connection, row.id, now, change.phase, change.state, change.message, row.lease_token)
+                if change.message or (change.phase, change.state) != (found["phase"], found["state"]):
+                    _note(connection, row.id, now, change.phase, change.state, change.message, row.lease_token)
             guard = (work.c.id == row.id, work.c.lease_token == row.lease_token)
             connection.execute(update(work).where(*guard).values(values))
             return _row({**found, **values})
@@ -179,7 +176,9 @@ def _is_current(connection: Connection) -> bool:
     known = connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'").first()
     if known is None:
         return False
-    version = connection.execute(select(schema.schema_version.c.version).order_by(schema.schema_version.c.version.desc()))
+    version = connection.execute(
+        select(schema.schema_version.c.version).order_by(schema.schema_version.c.version.desc())
+    )
     return version.scalars().first() == len(schema.MIGRATIONS)
 
 
@@ -234,5 +233,3 @@ def _note(
             work_id=row_id, at=now, phase=phase, state=state, message=message, lease_token=lease_token
         )
     )
-
-

@@ -52,10 +52,13 @@ class OnnxPredictor:
         except Exception as error:
             raise Invalid(f"ONNX Runtime cannot open the model: {error}"[:500], field="model.onnx") from error
         self._inputs = [i.name for i in self._session.get_inputs()]
-        names = dict(options["outputs"])
-        self._names = {spec.name: str(names[spec.name]) for spec in signature.outputs}
+        try:
+            names = dict(options["outputs"])
+            self._names = {spec.name: str(names[spec.name]) for spec in signature.outputs}
+            self._dtype = np.dtype(str(options["input_dtype"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise Invalid(f"the engine's options do not fit the signature: {error}", field="engines.options") from error
         self._all = [self._names[spec.name] for spec in signature.outputs]
-        self._dtype = np.dtype(options["input_dtype"])
 
     def __call__(self, batch: Batch, outputs: Sequence[str] | None = None) -> dict[str, NDArray[np.generic]]:
         specs = chosen(self.signature, outputs)

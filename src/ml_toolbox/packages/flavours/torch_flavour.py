@@ -23,8 +23,9 @@ from ml_toolbox.packages.engines.onnxruntime_engine import OnnxPredictor
 from ml_toolbox.packages.engines.torch_engine import answer
 from ml_toolbox.packages.flavours.written import Engines, Written
 from ml_toolbox.packages.manifest import EngineEntry, Signature
+from ml_toolbox.packages.probes import SEED
 from ml_toolbox.packages.proof import compare
-from ml_toolbox.packages.samples import Sample
+from ml_toolbox.packages.samples import Sample, read_sample
 from ml_toolbox.packages.torch_programs import seal, unseal
 
 if TYPE_CHECKING:
@@ -88,29 +89,33 @@ def engines(model: Any, folder: Path, sample: Sample, signature: Signature, answ
     except ImportError as error:
         return Engines(refused={"onnxruntime": f"{error.name} is not installed"})
     names = [spec.name for spec in signature.outputs]
-    buffer = io.BytesIO()
-    options = {"input_dtype": signature.inputs[0].dtype, "outputs": {n: n for n in names}, "sample": "given"}
+    options = {
+        "input_dtype": signature.inputs[0].dtype,
+        "outputs": {n: n for n in names},
+        "sample": "synthetic" if sample.synthetic else "given",
+    }
     try:
         with _quiet():
             torch.onnx.export(
                 _prepared(model),
                 (torch.from_numpy(np.array(sample.matrix)),),
-                buffer,
+                folder / ONNX_FILE,
                 dynamo=False,  # the other exporter needs a further package, onnxscript
                 input_names=["input"],
                 output_names=names,
                 dynamic_axes={name: {0: "rows"} for name in ("input", *names)},
             )
-        predictor = OnnxPredictor(buffer.getvalue(), signature, options, 1)
+        predictor = OnnxPredictor((folder / ONNX_FILE).read_bytes(), signature, options, 1)
         difference = compare(answers, predictor(sample.batch))
         single = compare({k: v[:1] for k, v in answers.items()}, predictor(np.asarray(sample.matrix)[:1]))
     # As in torch.export: any type; the exported program serves and the reason is kept in the manifest.
     except Exception as error:  # noqa: BLE001
+        (folder / ONNX_FILE).unlink(missing_ok=True)
         return Engines(refused={"onnxruntime": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"})
     worst = max((difference, single), key=lambda d: d.scaled)
     if not worst.agrees:
+        (folder / ONNX_FILE).unlink()
         return Engines(refused={"onnxruntime": f"differs by {worst.largest:g} {worst.reason}".rstrip()})
-    (folder / ONNX_FILE).write_bytes(buffer.getvalue())
     entry = EngineEntry(
         kind="onnxruntime",
         files=(ONNX_FILE,),
@@ -120,6 +125,18 @@ def engines(model: Any, folder: Path, sample: Sample, signature: Signature, answ
         options=options,
     )
     return Engines(kept=(entry,))
+
+
+def drawn_sample(model: Any) -> Sample | None:
+    """Rows for a model that begins with a linear layer; the inputs of others cannot be told from the model."""
+    import torch
+
+    leaves = [part for part in model.modules() if not list(part.children())]
+    if not leaves or not isinstance(leaves[0], torch.nn.Linear):
+        return None
+    rows = np.random.default_rng(SEED).standard_normal((8, leaves[0].in_features)).astype(np.float32)
+    sample = read_sample(rows, tensor=True)
+    return Sample(layout=sample.layout, inputs=sample.inputs, matrix=sample.matrix, synthetic=True)
 
 
 def load(package: Package) -> Any:

@@ -26,7 +26,9 @@ def checks(context: ProviderContext) -> tuple[Check, ...]:
         Check(
             name="installer",
             ok=True,
-            message="uv builds environments" if shutil.which("uv") else "venv and pip build environments (uv is faster)",
+            message="uv builds environments"
+            if shutil.which("uv")
+            else "venv and pip build environments (uv is faster)",
         ),
     )
 

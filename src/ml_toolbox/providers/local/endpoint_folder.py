@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ml_toolbox.base.processes import ProcessIdentity
 from ml_toolbox.ports.jobs import LogChunk, LogLine
 from ml_toolbox.runtime.job import read_json
 
@@ -49,7 +50,11 @@ class EndpointFolder:
         return request
 
     def read_observed(self) -> dict[str, Any]:
-        return read_json(str(self.observed)) or {}
+        """What was seen last. Without the servers when its writer is dead: they died with it."""
+        observed: dict[str, Any] = read_json(str(self.observed)) or {}
+        if observed and ProcessIdentity.parse(observed["supervisor"]).is_gone:
+            observed["replicas"] = []
+        return observed
 
     def supervised(self) -> bool:
         """Whether a supervisor lives: it holds this lock from its first to its last moment, however it ends."""

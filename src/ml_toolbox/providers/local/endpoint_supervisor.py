@@ -243,6 +243,8 @@ class Supervisor:
         now = time.monotonic()
         for slot, replica in list(self._replicas.items()):
             process = replica.process
+            if process is None and self._leaving:
+                del self._replicas[slot]
             if process is None or process.poll() is None:
                 continue
             self._detach(replica)

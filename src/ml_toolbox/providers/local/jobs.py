@@ -19,26 +19,23 @@ from ml_toolbox.base.ids import digest, nonce
 from ml_toolbox.base.processes import ProcessIdentity
 from ml_toolbox.domain.jobs import FailureDigest, JobSpec, JobState
 from ml_toolbox.domain.offers import Offer
+from ml_toolbox.engine.crash import crash_point
 from ml_toolbox.ports.jobs import TAG_OWNER, Idempotency, JobObservation, JobRequest, LogChunk, LogLine, Owner
-from ml_toolbox.ports.lacks import Lacking, Lacks
+from ml_toolbox.ports.lacks import Lacking
 from ml_toolbox.ports.provider import ProviderContext
 from ml_toolbox.providers.local import environments
+from ml_toolbox.providers.local.lacks import JOBS as LACKS
 from ml_toolbox.providers.local.machine import Machine, this_machine
 from ml_toolbox.runtime import dialects
-from ml_toolbox.runtime.guardian import FINAL_STATES, record_lost
+from ml_toolbox.runtime.ending import FINAL_STATES, record_lost
 from ml_toolbox.runtime.job import Layout, Places, RuntimeJob, read_json, write_json
-
-LACKS: dict[str, Lacks] = {
-    "spot": Lacks("never", "this machine has no cheaper capacity that could be taken away"),
-    "multi-node": Lacks("never", "this is one machine"),
-    "images": Lacks("not-done", "local jobs run as processes; give requirements instead of an image"),
-}
 
 _START_S = 30.0
 """A job folder without a supervisor after this time was left by a process that died between making and starting it."""
 _LOG_BYTES = 1 << 20
 """Most that one call of ``logs`` returns."""
 _DELETE_S = 5.0
+_GUARDIAN_S = 1.0
 
 
 class LocalJobBackend:
@@ -58,7 +55,9 @@ class LocalJobBackend:
         self._machine = machine or this_machine()
         limit = context.settings.get("max_concurrent_jobs", self._machine.cpus)
         if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-            raise Invalid(f"max_concurrent_jobs must be a whole number from 1, not {limit!r}", field="max_concurrent_jobs")
+            raise Invalid(
+                f"max_concurrent_jobs must be a whole number from 1, not {limit!r}", field="max_concurrent_jobs"
+            )
         self._limit = limit
 
     def refuses(self, spec: JobSpec) -> str | None:
@@ -120,7 +119,9 @@ class LocalJobBackend:
 
     def submit(self, request: JobRequest, token: str) -> str:
         if not processes.supported():
-            raise Unsupported("local jobs need Linux (/proc)", hint="use a container or another backend", provider=self.name)
+            raise Unsupported(
+                "local jobs need Linux (/proc)", hint="use a container or another backend", provider=self.name
+            )
         _reap()
         job_id = hashlib.sha256(token.encode()).hexdigest()[:24]
         root = self._root(job_id)
@@ -130,10 +131,14 @@ class LocalJobBackend:
         record = self._record(job_id)
         if record["digest"] != described:
             raise Conflict(
-                f"the token of job {record['name']} was used before for another request", resource=job_id, provider=self.name
+                f"the token of job {record['name']} was used before for another request",
+                resource=job_id,
+                provider=self.name,
             )
+        crash_point("local:published:before:start")
         if not (root / "supervisor.json").exists():
             self._start(root)
+        crash_point("local:started:before:answer")
         return job_id
 
     def observe(self, job_id: str) -> JobObservation:
@@ -226,6 +231,7 @@ class LocalJobBackend:
                 "runtime": self._runtime_job(job_id, request)._asdict(),
             }
             write_json(layout.job, record, durable=True)
+            crash_point("local:made:before:publish")
             new.rename(root)
         except OSError:
             # The rename fails when the other submit was first: its folder stands, ours goes.
@@ -313,7 +319,13 @@ class LocalJobBackend:
                 record_lost(layout, "it was never started")
             return read_json(layout.status) or status
         supervisor, guardian = (ProcessIdentity.parse(known[role]) for role in ("supervisor", "guardian"))
-        if supervisor.is_gone and guardian.is_gone:
+        if supervisor.is_gone:
+            # Its guardian is ending the rest and will say how it ended; that takes milliseconds.
+            deadline = time.monotonic() + _GUARDIAN_S
+            while not guardian.is_gone and time.monotonic() < deadline:
+                time.sleep(0.005)
+            status = read_json(layout.status) or status
+        if supervisor.is_gone and guardian.is_gone and status["state"] not in FINAL_STATES:
             processes.kill_until_gone(record["runtime"]["mark"])
             record_lost(layout, "killed")
             return read_json(layout.status) or status
@@ -383,7 +395,9 @@ def _accelerators(text: str) -> tuple[str, int]:
     """``T4:1`` -> ``("T4", 1)``; without a number: one."""
     name, _, count = text.partition(":")
     if not name or (count and not count.isdigit()) or count == "0":
-        raise Invalid(f"accelerators: {text!r} is not TYPE:COUNT", hint="for example T4:1 or gpu:2", field="accelerators")
+        raise Invalid(
+            f"accelerators: {text!r} is not TYPE:COUNT", hint="for example T4:1 or gpu:2", field="accelerators"
+        )
     return name, int(count or 1)
 
 
@@ -416,5 +430,3 @@ _STREAMS = {"o": "out", "e": "err", "s": "system"}
 def _log_line(line: bytes) -> LogLine:
     at, stream, text = line.decode("utf-8", "replace").split(" ", 2)
     return LogLine(at=float(at), text=text, stream=_STREAMS[stream])  # type: ignore[arg-type]
-
-

@@ -24,7 +24,7 @@ from ml_toolbox.runtime.serve.quota import usable_threads
 from ml_toolbox.runtime.serve.spec import ServeSpec, VariantSpec, read_spec
 
 if TYPE_CHECKING:
-    from ml_toolbox.packages.predictor import Predictor
+    from ml_toolbox.runtime.serve.model import Loaded
     from ml_toolbox.runtime.serve.server import ModelServer
 
 _HEARTBEAT_S = 1.0
@@ -65,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=8080, help="port to listen on, 0 for any (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="threads per model call (default: what the CPU quota allows)")
     parser.add_argument("--replica", default="0", help="label of this process in metrics")
+    parser.add_argument(
+        "--trust", action="store_true", help="load contents that run code (pickle, joblib, Python classes)"
+    )
     internal = parser.add_argument_group("for supervisors")
     internal.add_argument("--listen-fd", type=int, help="inherited, bound socket to listen on instead of --port")
     internal.add_argument("--status-fd", type=int, help="inherited pipe that gets one JSON line per change and second")
@@ -80,7 +83,8 @@ def _single(options: argparse.Namespace) -> ServeSpec:
     if not folder.is_dir():
         raise Invalid(f"{options.package} is not a folder with a model package", field="package")
     name = check_name(options.name or options.model.partition(":")[0] or folder.name, field="name")
-    return ServeSpec(name=name, variants=(VariantSpec(name="v1", package=str(folder), model=options.model),))
+    variant = VariantSpec(name="v1", package=str(folder), model=options.model, trust=options.trust)
+    return ServeSpec(name=name, variants=(variant,))
 
 
 def _uvloop() -> Any:
@@ -96,11 +100,16 @@ def _uvloop() -> Any:
     return uvloop
 
 
-def _load(spec: VariantSpec, threads: int) -> Predictor:
-    from ml_toolbox.packages import open_package
+def _load(spec: VariantSpec, threads: int) -> Loaded:
+    from ml_toolbox.packages import Trust, open_package
+    from ml_toolbox.runtime.serve.model import Loaded
 
-    predictor: Predictor = open_package(Path(spec.package)).predictor(threads=threads)
-    return predictor
+    package = open_package(Path(spec.package), trust=Trust(explicit=spec.trust))
+    predictor = package.predictor(threads=threads)
+    for note in package.notes:
+        logging.getLogger("mlt.serve").warning("variant %s: passed over %s", spec.name, note)
+    stored = package.sample()
+    return Loaded(predictor, None if stored is None else stored[0])
 
 
 async def _serve(options: argparse.Namespace, spec: ServeSpec, threads: int) -> int:

@@ -22,7 +22,16 @@ from ml_toolbox.runtime.serve.traffic import Splitter
 
 log = logging.getLogger("mlt.serve")
 
-Loader = Callable[[VariantSpec], Predictor]
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A predictor, and rows it is known to answer, when its package keeps some."""
+
+    predictor: Predictor
+    sample: Batch | None = None
+
+
+Loader = Callable[[VariantSpec], Loaded]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +44,12 @@ class Proven:
 
 
 def load_and_prove(load: Loader, spec: VariantSpec) -> Proven:
-    """Load a variant and let it answer zeros; runs off the loop. Errors name the variant."""
+    """Load a variant and let it answer a row; runs off the loop. Errors name the variant."""
     try:
-        predictor = load(spec)
+        loaded = load(spec)
+        predictor = loaded.predictor
         schema = Schema(predictor.signature)
-        return Proven(predictor, schema, _prove(predictor, schema) if spec.probe else 0.0)
+        return Proven(predictor, schema, _prove(predictor, schema, loaded.sample) if spec.probe else 0.0)
     except ToolboxError:
         raise
     except Refused as refused:
@@ -48,13 +58,14 @@ def load_and_prove(load: Loader, spec: VariantSpec) -> Proven:
         raise Invalid(
             f"variant {spec.name} does not serve: {type(error).__name__}: {error}",
             field=spec.name,
-            hint='if the model rightly refuses a row of zeros, set "probe": false for this variant',
+            hint='if the model rightly refuses the row it was tried with, set "probe": false for this variant',
         ) from error
 
 
-def _prove(predictor: Predictor, schema: Schema) -> float:
-    """Seconds of the fastest of three calls with one row; 0 when no honest row can be made up (text features)."""
-    batch = _zeros(schema)
+def _prove(predictor: Predictor, schema: Schema, sample: Batch | None) -> float:
+    """Seconds of the fastest of three calls with one row; 0 when there is no sample and no honest row can be made up (text
+    features)."""
+    batch = _zeros(schema) if sample is None else _first_row(sample)
     if batch is None:
         return 0.0
     fastest = float("inf")
@@ -66,6 +77,10 @@ def _prove(predictor: Predictor, schema: Schema) -> float:
         if array.shape[:1] != (1,):
             raise Invalid(f"output {name!r} has shape {array.shape} for one row", field=name)
     return fastest
+
+
+def _first_row(sample: Batch) -> Batch:
+    return {name: values[:1] for name, values in sample.items()} if isinstance(sample, dict) else sample[:1]
 
 
 def _zeros(schema: Schema) -> Batch | None:

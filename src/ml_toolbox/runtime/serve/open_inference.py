@@ -50,7 +50,7 @@ def _fast(reader: JsonReader, schema: Schema, body: bytes) -> Decoded | None:
     if type(inputs) is not simdjson.Array or len(inputs) != 1:
         return None
     size = len(document)
-    identifier = document.get("id") if size == 2 else None
+    identifier: Any = document.get("id") if size == 2 else None
     if size > 2 or (size == 2 and not isinstance(identifier, str)):
         return None
     tensor: Any = inputs[0]
@@ -64,9 +64,10 @@ def _fast(reader: JsonReader, schema: Schema, body: bytes) -> Decoded | None:
         return None
     if tensor.get("datatype") not in (_REAL if schema.dtype.kind == "f" else (datatype_of(schema.dtype.name),)):
         return None
-    if len(shape) != 2 or shape[1] != schema.width:
+    width: Any = shape[1] if len(shape) == 2 else None
+    if width != schema.width:
         return None
-    rows = shape[0]
+    rows: Any = shape[0]
     inner = brackets(body) - 3  # inputs, shape and data have one each
     batch = schema.fast_flat(data, rows) if inner == 0 else schema.fast_rows(data, inner)
     if batch is None or batch.shape[0] != rows:

@@ -33,7 +33,10 @@ class VariantSpec:
     weight: float = 100.0
     """Share of traffic; any scale, 0 means: only when asked for by name."""
     probe: bool = True
-    """Answer one row of zeros before taking traffic. Off for models that rightly refuse such a row."""
+    """Answer one row before taking traffic: of the package's sample, else of zeros. Off for models that rightly refuse
+    such a row."""
+    trust: bool = False
+    """Load contents that run code."""
 
     @property
     def version(self) -> str:
@@ -121,6 +124,7 @@ def _parse_variant(item: Any, field: str) -> VariantSpec:
         model=str(item.get("model", "")),
         weight=float(weight),
         probe=bool(item.get("probe", True)),
+        trust=item.get("trust") is True,
     )
 
 

@@ -16,6 +16,7 @@ import uvloop
 from numpy.typing import NDArray
 
 from ml_toolbox.packages.manifest import ColumnSpec, Signature
+from ml_toolbox.runtime.serve.model import Loaded
 from ml_toolbox.runtime.serve.server import ModelServer, bound_socket
 from ml_toolbox.runtime.serve.spec import Limits, ServeSpec, VariantSpec
 
@@ -115,7 +116,7 @@ def serving(
 
     async def start() -> None:
         spec = spec_of({key: (weights or {}).get(key, 100.0) for key in loaded}, name=name)
-        server = ModelServer(spec, lambda variant: loaded[variant.package], limits=limits)
+        server = ModelServer(spec, lambda variant: Loaded(loaded[variant.package]), limits=limits)
         await server.apply(spec)
         sock = bound_socket("127.0.0.1", 0)
         await server.listen(sock)

@@ -1,0 +1,139 @@
+"""``mltoolbox jobs``: what was started, how it is doing, and its end."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from ml_toolbox.app import Toolbox
+from ml_toolbox.base.clock import iso
+from ml_toolbox.base.errors import NotYet
+from ml_toolbox.cli.output import duration, json_option, number, print_fields, print_json, print_table, when
+from ml_toolbox.cli.parameters import confirm, yes_option
+
+
+@click.group()
+def jobs() -> None:
+    """List, follow, stop and delete training jobs.
+
+    JOB is a job's name (the newest of that name), its id, or the beginning of the id.
+    """
+
+
+@jobs.command("list")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most this many, newest first.")
+@json_option
+def list_jobs(limit: int, as_json: bool) -> None:
+    """List jobs, newest first."""
+    toolbox = Toolbox()
+    found = toolbox.training.list(limit=limit) if toolbox.state_path.exists() else ()
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (
+            j.id,
+            j.name,
+            j.state.value,
+            "" if j.progress is None or j.state.is_final else f"{j.progress:.0%}",
+            j.backend,
+            when(j.created_at),
+            duration(j.ended_at - j.started_at) if j.ended_at and j.started_at else "",
+            j.model or "",
+        )
+        for j in found
+    ]
+    print_table(
+        ("id", "name", "state", "progress", "backend", "created", "took", "model"),
+        rows,
+        empty="No jobs yet. Start one: mltoolbox train train.py",
+    )
+
+
+@jobs.command()
+@click.argument("job")
+@json_option
+def show(job: str, as_json: bool) -> None:
+    """Show one job: state, metrics, failure, and every step it went through."""
+    training = Toolbox().training
+    record = training.get(job)
+    history = training.history(record.id)
+    if as_json:
+        print_json({"job": record, "history": history})
+        return
+    print_fields(
+        [
+            ("job", f"{record.name} ({record.id})"),
+            ("state", record.state.value),
+            ("waiting for", record.message),
+            ("failure", record.failure),
+            ("next step", record.failure.next_step if record.failure else ""),
+            ("backend", record.backend),
+            ("attempt", record.attempt),
+            ("script", record.spec.script or " ".join(record.spec.command or ())),
+            ("source", f"{record.source} ({record.code_sha256[:12]})"),
+            ("inputs", "\n".join(f"{name}: {uri}" for name, uri in record.spec.inputs.items())),
+            ("parameters", ", ".join(f"{k}={number(v)}" for k, v in record.spec.hyperparameters.items())),
+            ("progress", f"{record.progress:.0%}" if record.progress is not None else ""),
+            ("metrics", ", ".join(f"{k}={number(v)}" for k, v in sorted(record.metrics.items()))),
+            ("created", when(record.created_at)),
+            ("started", when(record.started_at)),
+            ("ended", when(record.ended_at)),
+            ("exit code", record.exit_code if record.exit_code else ""),
+            ("model", record.model or record.model_uri or ""),
+            ("outputs", record.output_uri or ""),
+        ]
+    )
+    click.echo()
+    rows = []
+    previous = record.created_at
+    for step in history:
+        rows.append((when(step.at), step.state, step.phase, step.message, f"+{duration(step.at - previous)}"))
+        previous = step.at
+    print_table(("when", "state", "step", "cause", "after"), rows, empty="")
+
+
+@jobs.command()
+@click.argument("job")
+@click.option(
+    "-f", "--follow", is_flag=True, help="Go on until the job has ended. Ctrl-C stops following, not the job."
+)
+@click.option("--timestamps", "-t", is_flag=True, help="Begin each line with its time.")
+def logs(job: str, follow: bool, timestamps: bool) -> None:
+    """Print everything that JOB printed."""
+    training = Toolbox().training
+    try:
+        for line in training.logs(job, follow=follow):
+            text = f"{iso(line.at)} {line.text}" if timestamps else line.text
+            click.echo(text, err=line.stream == "system")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@jobs.command()
+@click.argument("job")
+@click.option("--no-wait", is_flag=True, help="Return once the job has been told.")
+def stop(job: str, no_wait: bool) -> None:
+    """Ask JOB to stop; it is killed after its grace time. What it saved so far is kept."""
+    training = Toolbox().training
+    record = training.stop(job)
+    if not no_wait and not record.state.is_final:
+        record = training.wait(record.id)
+    click.echo(f"{record.name} is {record.state.value}")
+
+
+@jobs.command()
+@click.argument("job")
+@yes_option
+def delete(job: str, yes: bool) -> None:
+    """Remove JOB with its logs and outputs; a running one is killed. Registered models stay."""
+    training = Toolbox().training
+    record = training.get(job)
+    confirm(f"delete job {record.name} ({record.id}), its logs and outputs?", yes=yes)
+    try:
+        training.delete(record.id)
+    except NotYet as under_way:
+        click.echo(f"{under_way.message}; the next command goes on with it")
+        return
+    click.echo(f"{record.name} ({record.id}) is deleted")

@@ -1,0 +1,13 @@
+"""Training: from a spec to a finished job and its model, on any backend, through the durable loop.
+
+:mod:`spec` reads specs, :mod:`snapshot` freezes the sources, :mod:`workflow` decides (pure), :mod:`training` is the feature
+that commands and servers call. Placement, prices and the registry are other features: they are handed in as callables.
+"""
+
+from __future__ import annotations
+
+from ml_toolbox.features.training.records import JobRecord
+from ml_toolbox.features.training.spec import load_spec
+from ml_toolbox.features.training.training import Job, ResolvedInput, Training, TrainingPlan
+
+__all__ = ["Job", "JobRecord", "ResolvedInput", "Training", "TrainingPlan", "load_spec"]

@@ -1,0 +1,406 @@
+"""The feature that commands, servers and Python users call: submit, look, follow, stop, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_toolbox.base.clock import Clock, SystemClock
+from ml_toolbox.base.errors import Invalid, JobFailed, NotFound, NotYet, ToolboxError, Unsupported
+from ml_toolbox.base.ids import new_ulid
+from ml_toolbox.domain.jobs import JobSpec, JobState
+from ml_toolbox.domain.offers import Offer, PlannedRequest
+from ml_toolbox.engine.rows import Row, Transition
+from ml_toolbox.engine.runner import Runner
+from ml_toolbox.engine.store import Store
+from ml_toolbox.features.training import snapshot
+from ml_toolbox.features.training.records import KIND, JobOrder, JobRecord, data_of, order_of, plain, record_of
+from ml_toolbox.features.training.spec import check_spec
+from ml_toolbox.features.training.workflow import Backends, JobWorkflow, Phase, Register, first_data
+from ml_toolbox.ports.jobs import JobObservation, LogChunk, LogLine
+
+_SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+
+
+class ResolvedInput(NamedTuple):
+    """A registered dataset as files: where they are, and which version they are."""
+
+    uri: str
+    identity: str
+    """e.g. ``data:churn:3``; goes into the model's lineage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPlan:
+    """What ``submit`` would do, without doing it."""
+
+    backend: str
+    refusal: str | None
+    """Why the backend would not take it, or ``None``."""
+    creates: tuple[str, ...]
+    requests: tuple[PlannedRequest, ...]
+    offers: tuple[Offer, ...]
+    max_duration_s: float
+    files: int
+    size: int
+    """Files and bytes of source code that would travel."""
+
+
+class Training:
+    """Jobs on any backend.
+
+    Every method that looks also drives: what a killed command left half-done is finished by the next command that looks.
+
+    Args:
+        store: where rows live.
+        backends: the job backend of a name; raises ``NotFound`` for an unknown one.
+        home: ``$MLTOOLBOX_HOME``; frozen sources go to ``code`` below it.
+        install: id of this installation, for names and owner tags (``store.install_id()``).
+        register: makes a finished job's model a registry version and returns ``NAME:VERSION``; idempotent by the job's id.
+        resolve_input: turns ``data:NAME[:VERSION]`` into files.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        backends: Backends,
+        *,
+        home: Path,
+        install: str,
+        register: Register | None = None,
+        resolve_input: Callable[[str], ResolvedInput] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._store = store
+        self._backends = backends
+        self._home = home
+        self._code = home / "code"
+        self._install = install
+        self._register = register
+        self._resolve_input = resolve_input
+        self._clock = clock or SystemClock()
+        self._workflow = JobWorkflow(backends, register, install)
+        self._runner = Runner(store, [self._workflow], clock=self._clock)
+
+    def plan(self, spec: JobSpec, on: str = "local") -> TrainingPlan:
+        """What would be created and sent. Launches nothing, writes nothing, needs no credentials."""
+        ready = self._ready(spec)
+        backend = self._backends(on)
+        measured = snapshot.measure(Path(ready.source), without=self._home)
+        refusal = backend.refuses(ready)
+        requests: tuple[PlannedRequest, ...] = ()
+        creates: tuple[str, ...] = ()
+        if refusal is None:
+            request = self._workflow.request("<job>", ready, "<code>", backend, 1)
+            body = {**request.body, "tags": dict(request.tags)}
+            requests = (PlannedRequest(action=f"submit job to {on}", target=request.name, body=_masked(body)),)
+            creates = (f"job {ready.name} on {on}", *([f"version of model {ready.register}"] if ready.register else []))
+        return TrainingPlan(
+            backend=on,
+            refusal=refusal,
+            creates=creates,
+            requests=requests,
+            offers=backend.offers(ready),
+            max_duration_s=ready.limits.max_duration_s,
+            files=measured.files,
+            size=measured.size,
+        )
+
+    def submit(self, spec: JobSpec, on: str = "local") -> Job:
+        """Freeze the sources, write the intent, start the job; returns once the backend has it.
+
+        From the moment the intent is written the job is started exactly once, whatever happens to this process. Raises
+        ``Invalid`` or ``Unsupported`` before anything is written; a refusal by the backend after that is the job's failure.
+        """
+        ready = self._ready(spec)
+        backend = self._backends(on)
+        if reason := backend.refuses(ready):
+            raise Unsupported(f"{on} cannot run {ready.name}: {reason}", provider=on)
+        if ready.register and self._register is None:
+            raise Invalid("there is no registry to register the model in", field="register")
+        frozen = snapshot.take(Path(ready.source), self._code, without=self._home)
+        if ready.script and not (frozen.folder / ready.script).is_file():
+            raise _no_script(ready)
+        job = replace(ready, source=str(frozen.folder))
+        order = plain(JobOrder(job=job, backend=on, code_sha256=frozen.sha256, source=ready.source))
+        now = self._clock.now()
+        row_id = new_ulid(now)
+        self._workflow.request(row_id, job, frozen.sha256, backend, 1)
+        row = Row(
+            id=row_id,
+            kind=KIND,
+            name=ready.name,
+            phase=Phase.SUBMITTING,
+            state=JobState.QUEUED,
+            spec=order,
+            data=plain(first_data(row_id, order, now)),
+            due_at=now,
+            created_at=now,
+            updated_at=now,
+        )
+        self._runner.insert(row)
+        return Job(self, row_id)
+
+    def get(self, name_or_id: str) -> JobRecord:
+        """The job of this id, beginning of an id (8 characters or more), or name (the newest). ``NotFound`` otherwise."""
+        return self._look(self._row(name_or_id))
+
+    def job(self, name_or_id: str) -> Job:
+        """A handle on the job."""
+        return Job(self, self._row(name_or_id).id)
+
+    def list(
+        self, *, states: Collection[JobState] | None = None, limit: int = 100, before: str | None = None
+    ) -> tuple[JobRecord, ...]:
+        """Jobs, newest first; ``before`` (an id) pages on. Drives what is due first."""
+        self.tick()
+        rows = self._store.find(
+            KIND,
+            states=None if states is None else [str(state) for state in states],
+            without_phases=(Phase.DELETED, Phase.DELETING),
+            before=before,
+            limit=limit,
+        )
+        return tuple(self._look(row) for row in rows)
+
+    def history(self, name_or_id: str) -> tuple[Transition, ...]:
+        """Every step the job went through."""
+        return self._store.history(self._row(name_or_id).id)
+
+    def logs(self, name_or_id: str, *, follow: bool = False) -> Iterator[LogLine]:
+        """The job's lines, over all its attempts. ``follow``: goes on until the job has ended."""
+        row = self._row(name_or_id)
+        number, cursor, looks = 0, "", _Looks(self._clock)
+        while True:
+            chunk = self._chunk(row, number, cursor)
+            yield from chunk.lines
+            cursor = chunk.cursor
+            if chunk.lines and not chunk.ended:
+                looks.again()
+                continue
+            if chunk.ended and row.ended_at is None:
+                row = self._runner.drive(row.id)  # records the end; may have begun another attempt
+            if number + 1 < len(data_of(row).attempts):
+                number, cursor = number + 1, ""
+            elif chunk.ended or row.ended_at is not None or not follow:
+                return
+            elif looks.pause():
+                row = self._drive_when_due(self._store.get(row.id))
+
+    def stop(self, name_or_id: str) -> JobRecord:
+        """Ask the job to end; returns once the backend has been told. Already ended: nothing happens."""
+        row = self._row(name_or_id)
+        if row.ended_at is None:
+            self._store.wish(row.id, "stop", now=self._clock.now())
+            row = self._runner.drive(row.id)
+        return self._look(row)
+
+    def delete(self, name_or_id: str) -> None:
+        """Remove the job, its logs and outputs, killing it first when it runs. ``NotYet``: under way, and never given up."""
+        row = self._row(name_or_id)
+        self._store.wish(row.id, "delete", now=self._clock.now())
+        row = self._runner.drive(row.id)
+        if row.phase != Phase.DELETED:
+            problem = data_of(row).problem
+            raise NotYet(f"job {row.name} is being deleted{f': {problem}' if problem else ''}", resource=row.id)
+        self._prune_code()
+
+    def wait(self, name_or_id: str, *, timeout_s: float | None = None) -> JobRecord:
+        """Wait until the job has ended, its model registered. ``NotYet`` after ``timeout_s``."""
+        row = self._row(name_or_id)
+        deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
+        looks = _Looks(self._clock)
+        while True:
+            record = self._look(row)
+            if record.ended_at is not None and record.state.is_final:
+                return record
+            if deadline is not None and self._clock.monotonic() >= deadline:
+                raise NotYet(f"job {row.name} is still {record.state}", resource=row.id)
+            looks.pause()
+            row = self._store.get(row.id)
+
+    def tick(self) -> int:
+        """Drive every job that is due: finish what a killed command left, notice what ended or died. How many were."""
+        return self._runner.tick()
+
+    def _row(self, name_or_id: str) -> Row:
+        try:
+            row = self._store.get(name_or_id)
+            if row.kind == KIND and row.phase != Phase.DELETED:
+                return row
+        except NotFound:
+            pass
+        hidden = (Phase.DELETED,)
+        found = self._store.find(KIND, name=name_or_id, without_phases=hidden, limit=1)
+        if not found and len(name_or_id) >= 8:
+            found = self._store.find(KIND, id_prefix=name_or_id.lower(), without_phases=hidden, limit=2)
+            if len(found) > 1:
+                raise Invalid(f"{name_or_id} begins the ids of several jobs", hint="give more of the id", field="job")
+        if not found:
+            raise NotFound(
+                f"there is no job {name_or_id!r}", hint="mltoolbox jobs list shows them", resource=name_or_id
+            )
+        return found[0]
+
+    def _look(self, row: Row) -> JobRecord:
+        """The row with what its backend shows now; writes only when that is a step of the job's life."""
+        if row.phase != Phase.ACTIVE:
+            return record_of(self._drive_when_due(row))
+        try:
+            seen = self._observe(row)
+        except ToolboxError:
+            # The loop sees the same error, and keeps it in the row with the time of the next try.
+            return record_of(self._drive_when_due(row))
+        if seen.state.is_final or row.wish != "":
+            return record_of(self._runner.drive(row.id))
+        return record_of(row, seen)
+
+    def _observe(self, row: Row) -> JobObservation:
+        return self._workflow.observe(row)
+
+    def _drive_when_due(self, row: Row) -> Row:
+        due = row.due_at is not None and row.due_at <= self._clock.now() and row.phase != Phase.ACTIVE
+        return self._runner.drive(row.id) if due else row
+
+    def _chunk(self, row: Row, attempt: int, cursor: str) -> LogChunk:
+        resource = data_of(row).attempts[attempt].resource
+        if not resource:  # not created yet
+            return LogChunk((), cursor, ended=False)
+        try:
+            return self._backends(order_of(row).backend).logs(resource, cursor)
+        except NotFound:
+            return LogChunk((), cursor, ended=row.ended_at is not None)
+
+    def _ready(self, spec: JobSpec) -> JobSpec:
+        """The spec with every path absolute and every dataset resolved."""
+        check_spec(spec)
+        source = Path(spec.source).expanduser().resolve()
+        if not source.is_dir():
+            raise Invalid(f"source: {source} is not a folder", field="source", resource=str(source))
+        if spec.script is not None and not (source / spec.script).is_file():
+            raise _no_script(replace(spec, source=str(source)))
+        inputs, tags = {}, dict(spec.tags)
+        for channel, location in spec.inputs.items():
+            inputs[channel], identity = self._located(channel, location)
+            if identity:
+                tags[f"mlt:data:{channel}"] = identity
+        return replace(spec, source=str(source), inputs=inputs, tags=tags)
+
+    def _located(self, channel: str, location: str) -> tuple[str, str]:
+        if location.startswith("data:"):
+            if self._resolve_input is None:
+                raise Invalid(f"inputs.{channel}: no datasets are registered here", field=f"inputs.{channel}")
+            return self._resolve_input(location)
+        if "://" in location and not location.startswith("file://"):
+            return location, ""
+        path = Path(location.removeprefix("file://")).expanduser().resolve()
+        if not path.exists():
+            raise Invalid(
+                f"inputs.{channel}: {path} does not exist",
+                hint="give a file, a folder, a URI, or data:NAME of a registered dataset",
+                field=f"inputs.{channel}",
+                resource=str(path),
+            )
+        return str(path), ""
+
+    def _prune_code(self) -> None:
+        rows = self._store.find(KIND, without_phases=(Phase.DELETED,), limit=100_000)
+        snapshot.prune(self._code, frozenset(order_of(row).code_sha256 for row in rows))
+
+
+class _Looks:
+    """How often to look while waiting: often at first and while lines come, then less and less often."""
+
+    _QUICK_S, _SLOW_S = 0.005, 0.2
+    _QUICK_FOR_S = 1.0
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.again()
+
+    def again(self) -> None:
+        """Something was seen: more may follow soon."""
+        self._pause_s = self._QUICK_S
+        self._since = self._clock.monotonic()
+
+    def pause(self) -> bool:
+        """Wait a moment. True once enough time has passed without news to look at the row itself again, too."""
+        self._clock.sleep(self._pause_s)
+        if self._clock.monotonic() - self._since < self._QUICK_FOR_S:
+            return False
+        self._pause_s = min(self._pause_s * 2, self._SLOW_S)
+        return True
+
+
+class Job:
+    """A handle on one job: looks whenever it is asked."""
+
+    def __init__(self, training: Training, job_id: str) -> None:
+        self._training = training
+        self.id = job_id
+
+    def __repr__(self) -> str:
+        record = self.record
+        return f"<Job {record.name} {self.id} {record.state}>"
+
+    @property
+    def record(self) -> JobRecord:
+        """Everything known now."""
+        return self._training.get(self.id)
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def state(self) -> JobState:
+        return self.record.state
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return dict(self.record.metrics)
+
+    @property
+    def model(self) -> str | None:
+        """``NAME:VERSION`` of the registered model, once there is one."""
+        return self.record.model
+
+    def wait(self, timeout_s: float | None = None) -> JobRecord:
+        """Wait for the end. Raises ``JobFailed`` with the failure's digest when it failed, ``NotYet`` after the timeout."""
+        record = self._training.wait(self.id, timeout_s=timeout_s)
+        if record.state is JobState.FAILED:
+            cause = str(record.failure) if record.failure else "it gave no reason"
+            hint = record.failure.next_step if record.failure else ""
+            raise JobFailed(f"job {record.name} failed: {cause}", hint=hint, resource=self.id)
+        return record
+
+    def logs(self, *, follow: bool = False) -> Iterator[LogLine]:
+        return self._training.logs(self.id, follow=follow)
+
+    def stop(self) -> JobRecord:
+        return self._training.stop(self.id)
+
+    def delete(self) -> None:
+        self._training.delete(self.id)
+
+
+def _no_script(spec: JobSpec) -> Invalid:
+    return Invalid(
+        f"script: there is no {spec.script} in {spec.source}",
+        hint="check the name, and that neither .gitignore nor .mltignore leaves it out",
+        field="script",
+    )
+
+
+def _masked(body: dict[str, object]) -> dict[str, object]:
+    """The body as a plan may show it: the values of variables that are secrets by their name are ``***``."""
+    variables = body.get("variables")
+    if not isinstance(variables, dict):
+        return body
+    shown = {
+        name: "***" if any(word in name.upper() for word in _SECRET_NAMES) else value
+        for name, value in variables.items()
+    }
+    return {**body, "variables": shown}
