@@ -7,6 +7,7 @@ Ctrl-C. What a killed run left behind is cleaned up by the next one.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -132,8 +133,9 @@ def count_answers(requests: int) -> None:
     import ml_toolbox as mlt
 
     rows = np.loadtxt(HOME / "rows.csv", delimiter=",", skiprows=1)
+    bodies = [json.dumps({"instances": [row.tolist()]}).encode() for row in rows]
     endpoint = mlt.Toolbox().serving.endpoint(ENDPOINT)
-    answered = Counter(endpoint.invoke(rows[number % len(rows)][None]).variant for number in range(requests))
+    answered = Counter(endpoint.invoke(bodies[number % len(bodies)]).variant for number in range(requests))
     shares = ", ".join(f"{name} answered {count} ({count / requests:.1%})" for name, count in sorted(answered.items()))
     print(f"{requests} requests: {shares}")
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -30,7 +31,10 @@ WORKERS: Final = 16
 """Files on the way at once: small objects are bound by latency, and more threads gained nothing on loopback."""
 BUDGET_BYTES: Final = 64 * 1024 * 1024
 """Bytes in flight over all workers, which with the interpreter stays well under 128 MB."""
-_SMALL_BYTES: Final = 8 * 1024 * 1024
+_SMALL_BYTES: Final = 4 * 1024 * 1024
+"""Up to here an object is moved in one piece; beyond, in pieces of this size. The C library keeps twice the largest block
+it has seen for each thread, so memory grows with it times the number of threads, not only with what is in flight."""
+_RANGE_THREADS: Final = 4
 _RANGES_AHEAD: Final = 6
 _SAVE_EVERY: Final = 2_000  # files between two records of progress, against a kill that runs no `finally`
 
@@ -146,6 +150,8 @@ def download_folder(
 
 def upload_file(path: Path, store: ObjectStore, key: str, *, progress: Progress | None = None) -> Version:
     """Send one file, in parts when it is large; returns the object's version."""
+    if not path.is_file():
+        raise NotFound(f"{path} is not a file", resource=str(path))
     size = path.stat().st_size
     counter = _Counter(progress, size, 1)
     version = _send(store, check_key(key), path, size, _Budget(), counter.advance)
@@ -183,7 +189,7 @@ def _send(
 
 def _pieces(path: Path, budget: _Budget, advance: Callable[[int], None]) -> Iterator[bytes]:
     with path.open("rb", buffering=0) as file:
-        while piece := file.read(_SMALL_BYTES // 2):
+        while piece := file.read(_SMALL_BYTES):
             budget.check()
             yield piece
             advance(len(piece))
@@ -229,19 +235,25 @@ def _ranges(store: ObjectStore, meta: ObjectMeta) -> Iterator[bytes]:
         yield whole.data
         return
     starts = iter(range(0, meta.size, _SMALL_BYTES))
-    with ThreadPoolExecutor(_RANGES_AHEAD, thread_name_prefix="mlt-range") as pool:
-        window: deque[Future[bytes]] = deque()
-        try:
-            for start in itertools.islice(starts, _RANGES_AHEAD):
-                window.append(pool.submit(store.get_range, meta.key, start, start + _SMALL_BYTES))
-            while window:
-                yield window.popleft().result()
-                if (start := next(starts, -1)) >= 0:
-                    window.append(pool.submit(store.get_range, meta.key, start, start + _SMALL_BYTES))
-        finally:
-            for waiting in window:
-                waiting.cancel()
+    window: deque[Future[bytes]] = deque()
+    try:
+        for start in itertools.islice(starts, _RANGES_AHEAD):
+            window.append(_range_pool().submit(store.get_range, meta.key, start, start + _SMALL_BYTES))
+        while window:
+            yield window.popleft().result()
+            if (start := next(starts, -1)) >= 0:
+                window.append(_range_pool().submit(store.get_range, meta.key, start, start + _SMALL_BYTES))
+    finally:
+        for waiting in window:
+            waiting.cancel()
+        wait(window)
     _same(meta, store.head(meta.key).version, store)
+
+
+@cache
+def _range_pool() -> ThreadPoolExecutor:
+    """One set of threads for all transfers of the process: each new thread would cost memory of its own."""
+    return ThreadPoolExecutor(_RANGE_THREADS, thread_name_prefix="mlt-range")
 
 
 def _same(meta: ObjectMeta, version: Version, store: ObjectStore) -> None:
@@ -341,9 +353,9 @@ def _transfer(
     """
     budget = _Budget()
     source = iter(items)
-    moved = 0
+    unsaved = 0
+    running: set[Future[tuple[str, Entry]]] = set()
     with ThreadPoolExecutor(max(1, workers), thread_name_prefix="mlt-transfer") as pool:
-        running: set[Future[tuple[str, Entry]]] = set()
         try:
             while True:
                 for item in itertools.islice(source, 2 * workers - len(running)):
@@ -351,26 +363,30 @@ def _transfer(
                 if not running:
                     break
                 ended, running = wait(running, return_when=FIRST_COMPLETED)
+                unsaved += _note(ended, record)
                 for one in ended:
-                    name, entry = one.result()
-                    moved += record.entries.get(name) != entry
-                    record.entries[name] = entry
-                    if moved and moved % _SAVE_EVERY == 0:
-                        record.save()
-        except BaseException:
+                    one.result()  # raises what it raised
+                if unsaved >= _SAVE_EVERY:
+                    record.save()
+                    unsaved = 0
+        finally:
             budget.stop()
             for one in running:
                 one.cancel()
             wait(running)
-            for one in running:
-                if not one.cancelled() and one.exception() is None:
-                    name, entry = one.result()
-                    record.entries[name] = entry
-                    moved += 1
-            raise
-        finally:
-            if moved:
+            if unsaved + _note(running, record):
                 record.save()
+
+
+def _note(ended: Iterable[Future[tuple[str, Entry]]], record: Record) -> int:
+    """Enter the files that were moved; how many of them the record did not know."""
+    new = 0
+    for one in ended:
+        if not one.cancelled() and one.exception() is None:
+            name, entry = one.result()
+            new += record.entries.get(name) != entry
+            record.entries[name] = entry
+    return new
 
 
 def _scan(folder: Path, exclude: Sequence[str]) -> list[tuple[str, int]]:

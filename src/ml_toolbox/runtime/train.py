@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from ml_toolbox.base import processes
-from ml_toolbox.runtime import dialects, digest, guardian, staging
+from ml_toolbox.runtime import dialects, digest, guardian, mlflow_files, staging
 from ml_toolbox.runtime.child import Child, Ended
 from ml_toolbox.runtime.job import Layout, RuntimeJob, read_json, write_json
 from ml_toolbox.runtime.output import Log
@@ -177,6 +177,8 @@ class Supervisor:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(number) for number in devices.numbers)
         host = dialects.Host(cpus=cpus, gpus=len(devices.numbers))
         environment |= dialects.variables(self.job, self.layout, channels, host)
+        if "MLFLOW_TRACKING_URI" not in environment:
+            environment |= mlflow_files.variables(self.layout.mlruns)
         environment["PYTHONUNBUFFERED"] = "1"
         environment["PATH"] = os.pathsep.join([os.path.dirname(interpreter), environment.get("PATH", os.defpath)])
         return self._marked(environment | self.job.variables)

@@ -111,10 +111,16 @@ def _handler(server: ScriptedS3) -> type[BaseHTTPRequestHandler]:
                 old = server.objects.get(key)
                 if server.honours_conditions:
                     match = self.headers.get("If-Match")
-                    if (self.headers.get("If-None-Match") == "*" and old) or (match and (not old or _tag(old[0]) != match)):
+                    if (self.headers.get("If-None-Match") == "*" and old) or (
+                        match and (not old or _tag(old[0]) != match)
+                    ):
                         self._answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
                         return
-                meta = {name.lower(): value for name, value in self.headers.items() if name.lower().startswith("x-amz-meta-")}
+                meta = {
+                    name.lower(): value
+                    for name, value in self.headers.items()
+                    if name.lower().startswith("x-amz-meta-")
+                }
                 server.objects[key] = (body, meta)
                 if fault == "apply-overwrite-drop":
                     server.objects[key] = (b"another's", {"x-amz-meta-mltwrite": "another"})

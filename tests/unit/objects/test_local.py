@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,11 @@ def test_every_write_is_synced_before_it_returns(tmp_path: Path, monkeypatch: py
     assert synced[:2] == [str(tmp_path / "s"), str(tmp_path / "s/new")]
     assert Path(synced[2]).name.startswith(".mlt~")
     assert synced[3:] == [str(tmp_path / "s/new/folder")]
-    for write in (lambda: store.put("new/folder/a", b"2"), lambda: store.put("new/folder/a", b"3", mode=IfMatch(version))):
+    writes: tuple[Callable[[], object], ...] = (
+        lambda: store.put("new/folder/a", b"2"),
+        lambda: store.put("new/folder/a", b"3", mode=IfMatch(version)),
+    )
+    for write in writes:
         synced.clear()
         try:
             write()
@@ -242,7 +247,9 @@ def test_what_is_no_regular_file_is_no_object(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "kind"), [(28, "NoCapacity"), (13, "Denied"), (30, "Denied"), (5, "Unavailable")])
-def test_errors_of_the_system_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: str) -> None:
+def test_errors_of_the_system_say_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: str
+) -> None:
     store = open_store(tmp_path)
     store.put("a", b"1")
 
@@ -256,7 +263,9 @@ def test_errors_of_the_system_say_what_to_do(tmp_path: Path, monkeypatch: pytest
     assert store.get("a").data == b"1"
 
 
-def test_a_file_system_without_nanoseconds_is_refused_for_swaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_nanoseconds_is_refused_for_swaps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = open_store(tmp_path)
     store.put("a", b"1")
     real = os.utime
