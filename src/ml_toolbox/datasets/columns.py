@@ -137,6 +137,7 @@ def parquet_options(table: Any) -> dict[str, Any]:
         "row_group_size": _ROW_GROUP,
         "version": "2.6",
         "store_schema": True,
+        "write_statistics": False,  # the manifest has them, and nothing selects rows by them
     }
 
 
