@@ -153,7 +153,7 @@ def _is_repeated(values: Chunked) -> bool:
     if not (test.is_string(kind) or test.is_large_string(kind) or test.is_binary(kind) or test.is_large_binary(kind)):
         return False
     step = max(1, len(values) // _SAMPLE)
-    sample = values.take(pa.array(range(0, len(values), step)))
+    sample = values.take(pa.array(range(0, len(values), step), pa.int64()))
     return bool(len(sample.unique()) * 2 <= len(sample))
 
 

@@ -114,6 +114,7 @@ class LocalObjectStore:
         try:
             folder, fd, temporary = self._begin(parent)
             try:
+                self._refuse_early(folder, name, key, mode)
                 _fill(fd, body)
                 status = folders.seal(fd)
                 linked = self._publish(folder, temporary, name, key, mode)
@@ -162,6 +163,15 @@ class LocalObjectStore:
                 self._compare(folder, name, key, mode.version)
             os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
         return False
+
+    def _refuse_early(self, folder: int, name: str, key: str, mode: PutMode) -> None:
+        """A condition that fails already need not wait for the disk; what counts is the check in `_publish`."""
+        if isinstance(mode, IfMatch):
+            self._compare(folder, name, key, mode.version)
+        elif isinstance(mode, CreateOnly):
+            status = _status(folder, name)
+            if status is not None and not stat.S_ISDIR(status.st_mode):
+                raise Conflict(f"{key} exists already in {self.uri}", resource=f"{self.uri}/{key}")
 
     def _make_room(self, folder: int, name: str, key: str) -> None:
         """A folder left empty by somebody who was killed while tidying up is no object; one with objects is in the way."""

@@ -150,6 +150,8 @@ def download_folder(
 
 def upload_file(path: Path, store: ObjectStore, key: str, *, progress: Progress | None = None) -> Version:
     """Send one file, in parts when it is large; returns the object's version."""
+    if not path.is_file():
+        raise NotFound(f"{path} is not a file", resource=str(path))
     size = path.stat().st_size
     counter = _Counter(progress, size, 1)
     version = _send(store, check_key(key), path, size, _Budget(), counter.advance)
@@ -254,6 +256,9 @@ def _range_pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_RANGE_THREADS, thread_name_prefix="mlt-range")
 
 
+os.register_at_fork(after_in_child=_range_pool.cache_clear)  # threads do not survive a fork
+
+
 def _same(meta: ObjectMeta, version: Version, store: ObjectStore) -> None:
     if version != meta.version:
         raise Conflict(
@@ -351,9 +356,9 @@ def _transfer(
     """
     budget = _Budget()
     source = iter(items)
-    moved = 0
+    unsaved = 0
+    running: set[Future[tuple[str, Entry]]] = set()
     with ThreadPoolExecutor(max(1, workers), thread_name_prefix="mlt-transfer") as pool:
-        running: set[Future[tuple[str, Entry]]] = set()
         try:
             while True:
                 for item in itertools.islice(source, 2 * workers - len(running)):
@@ -361,26 +366,30 @@ def _transfer(
                 if not running:
                     break
                 ended, running = wait(running, return_when=FIRST_COMPLETED)
+                unsaved += _note(ended, record)
                 for one in ended:
-                    name, entry = one.result()
-                    moved += record.entries.get(name) != entry
-                    record.entries[name] = entry
-                    if moved and moved % _SAVE_EVERY == 0:
-                        record.save()
-        except BaseException:
+                    one.result()  # raises what it raised
+                if unsaved >= _SAVE_EVERY:
+                    record.save()
+                    unsaved = 0
+        finally:
             budget.stop()
             for one in running:
                 one.cancel()
             wait(running)
-            for one in running:
-                if not one.cancelled() and one.exception() is None:
-                    name, entry = one.result()
-                    record.entries[name] = entry
-                    moved += 1
-            raise
-        finally:
-            if moved:
+            if unsaved + _note(running, record):
                 record.save()
+
+
+def _note(ended: Iterable[Future[tuple[str, Entry]]], record: Record) -> int:
+    """Enter the files that were moved; how many of them the record did not know."""
+    new = 0
+    for one in ended:
+        if not one.cancelled() and one.exception() is None:
+            name, entry = one.result()
+            new += record.entries.get(name) != entry
+            record.entries[name] = entry
+    return new
 
 
 def _scan(folder: Path, exclude: Sequence[str]) -> list[tuple[str, int]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_toolbox.base.clock import iso
-from ml_toolbox.base.errors import Conflict, Invalid
+from ml_toolbox.base.errors import Conflict, Invalid, Untrusted
 from ml_toolbox.base.ids import check_name, nonce
 from ml_toolbox.packages.engines import distribution, installed_version
 from ml_toolbox.packages.flavours import detect, flavour_module
@@ -243,8 +243,22 @@ def _listed(folder: Path, manifest: Manifest, executes_code: frozenset[str]) -> 
     entries = []
     for relative, path in list_files(folder):
         digest, size = sha256_file(path)
-        entries.append(FileEntry(path=relative, size=size, sha256=digest, executes_code=relative in executes_code))
+        marked = relative in executes_code or (relative.startswith(f"{ARTIFACTS_FOLDER}/") and _is_unsafe(path))
+        entries.append(FileEntry(path=relative, size=size, sha256=digest, executes_code=marked))
     return replace(manifest, files=tuple(entries))
+
+
+def _is_unsafe(path: Path) -> bool:
+    """Whether a file kept beside the model is one that only trust should open."""
+    from ml_toolbox.packages.screening import screen
+
+    try:
+        screen(path)
+    except Untrusted:
+        return True
+    except Invalid:
+        return False  # damaged or misnamed, but it runs nothing
+    return False
 
 
 def _requirements(modules: Sequence[str]) -> tuple[str, ...]:

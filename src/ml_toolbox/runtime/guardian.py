@@ -15,19 +15,16 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import time
 from collections.abc import Callable
 from typing import NoReturn
 
 from ml_toolbox.base.processes import kill_until_gone
-from ml_toolbox.runtime import digest
-from ml_toolbox.runtime.job import Layout, read_json, write_json
+from ml_toolbox.runtime.ending import record_lost
+from ml_toolbox.runtime.job import Layout
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
-
-FINAL_STATES = ("succeeded", "failed", "stopped")
 
 
 def start(layout: Layout, mark: str, supervise: Callable[[], int]) -> int:
@@ -44,14 +41,6 @@ def start(layout: Layout, mark: str, supervise: Callable[[], int]) -> int:
     if status != 0:
         record_lost(layout, f"signal {-status}" if status < 0 else f"exit status {status}")
     return 0 if status == 0 else 1
-
-
-def record_lost(layout: Layout, what: str) -> None:
-    """Write the final status of a job whose supervisor died, unless it had written one itself."""
-    status = read_json(layout.status) or {}
-    if status.get("state") not in FINAL_STATES and os.path.isdir(layout.root):
-        ended = {"state": "failed", "failure": digest.of_lost(what), "ended_at": time.time()}
-        write_json(layout.status, {**status, **ended}, durable=True)
 
 
 def die_with_parent() -> None:

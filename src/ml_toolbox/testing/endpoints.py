@@ -89,10 +89,10 @@ class EndpointBackendTests:
         assert request == again
         assert request.name == NAME
         json.dumps(dict(request.body))  # data only
-        assert request.tags[TAG_INSTALL] == OWNER.install
-        assert request.tags[TAG_OWNER] == OWNER.row
-        assert request.tags[TAG_ATTEMPT] == "1"
-        assert request.tags["team"] == "a"
+        assert request.tags.get(TAG_INSTALL) == OWNER.install
+        assert request.tags.get(TAG_OWNER) == OWNER.row
+        assert request.tags.get(TAG_ATTEMPT) == "1"
+        assert request.tags.get("team") == "a"
         with pytest.raises(NotFound):
             bound.backend.observe(NAME)  # nothing was sent
 
@@ -130,8 +130,9 @@ class EndpointBackendTests:
             bound.backend.observe(NAME)
         with pytest.raises(NotFound):
             bound.backend.invoke(NAME, bound.first.request)
-        with pytest.raises(NotFound):
-            bound.backend.logs(NAME)
+        if "logs" not in bound.backend.lacks:
+            with pytest.raises(NotFound):
+                bound.backend.logs(NAME)
         bound.backend.delete(NAME)
         bound.backend.delete(NAME)
         assert NAME not in dict(bound.backend.list_by_tag({TAG_INSTALL: OWNER.install}))
@@ -175,7 +176,8 @@ class EndpointBackendTests:
     def test_it_is_found_by_its_tags(self, bound: BoundEndpoints) -> None:
         self._serve(bound, _spec(bound))
         found = dict(bound.backend.list_by_tag({TAG_INSTALL: OWNER.install, "team": "a"}))
-        assert found[NAME][TAG_OWNER] == OWNER.row
+        assert NAME in found
+        assert found[NAME].get(TAG_OWNER) == OWNER.row
         assert NAME not in dict(bound.backend.list_by_tag({TAG_INSTALL: OWNER.install, "team": "b"}))
         self._delete(bound)
         assert NAME not in dict(bound.backend.list_by_tag({TAG_INSTALL: OWNER.install}))
@@ -196,11 +198,11 @@ class EndpointBackendTests:
         assert not any(variant.healthy for variant in status.variants)
 
     def test_logs_go_on_from_their_cursor(self, bound: BoundEndpoints) -> None:
+        self._serve(bound, _spec(bound))
         if "logs" in bound.backend.lacks:
             with pytest.raises(Unsupported):
                 bound.backend.logs(NAME)
             return
-        self._serve(bound, _spec(bound))
         lines: list[LogLine] = []
         cursor = ""
         deadline = time.monotonic() + self.wait_s

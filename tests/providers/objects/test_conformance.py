@@ -14,6 +14,7 @@ import pytest
 
 from ml_toolbox.base.ids import nonce
 from ml_toolbox.objects import connecting, open_store
+from ml_toolbox.ports.objects import ObjectStore
 from ml_toolbox.testing.objects import Bound, ObjectStoreTests
 from tests.providers.objects.conftest import AZURITE_ACCOUNT, AZURITE_KEY, Server, create_container
 
@@ -90,7 +91,10 @@ class TestS3(ObjectStoreTests):
                 return data
 
             uri = f"s3://bucket/{prefix}"
-            again = lambda: open_store(uri, settings=moto.settings)  # noqa: E731
+
+            def again() -> ObjectStore:
+                return open_store(uri, settings=moto.settings)
+
             return Bound(store=again(), again=again, write=write, read=read)
 
         return bound

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -116,10 +117,11 @@ def test_every_write_is_synced_before_it_returns(tmp_path: Path, monkeypatch: py
     assert synced[:2] == [str(tmp_path / "s"), str(tmp_path / "s/new")]
     assert Path(synced[2]).name.startswith(".mlt~")
     assert synced[3:] == [str(tmp_path / "s/new/folder")]
-    for write in (
+    writes: tuple[Callable[[], object], ...] = (
         lambda: store.put("new/folder/a", b"2"),
         lambda: store.put("new/folder/a", b"3", mode=IfMatch(version)),
-    ):
+    )
+    for write in writes:
         synced.clear()
         try:
             write()

@@ -23,6 +23,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 
 from ml_toolbox.base.errors import Conflict, Invalid, Unsupported
 from ml_toolbox.packages import Lineage, open_package, save_model
+from tests.unit.packages.comparing import close
 
 Rows = NDArray[np.float64]
 Cancer = tuple[Rows, NDArray[np.int64]]
@@ -46,7 +47,7 @@ def test_linear_model_is_served_by_onnx_exactly(linear: Any, cancer: Cancer, tmp
     assert (predictor.engine, predictor.outputs) == ("onnxruntime", ("prediction", "probabilities"))
     answers = predictor(rows)
     assert np.array_equal(answers["prediction"], linear.predict(rows))
-    np.testing.assert_allclose(answers["probabilities"], linear.predict_proba(rows), atol=1e-12)
+    close(answers["probabilities"], linear.predict_proba(rows), atol=1e-12)
     assert set(predictor(rows[:1], ["probabilities"])) == {"probabilities"}
     engine = manifest.engines[0]
     assert engine.options["input_dtype"] == "float64"
@@ -69,7 +70,7 @@ def test_forest_gets_a_float32_graph_proven_at_its_thresholds(
     inner = np.flatnonzero(tree.feature >= 0)
     at = rows[random.integers(len(rows), size=len(inner))]
     at[np.arange(len(inner)), tree.feature[inner]] = tree.threshold[inner]
-    np.testing.assert_allclose(predictor(at)["probabilities"], forest.predict_proba(at), atol=1e-6)
+    close(predictor(at)["probabilities"], forest.predict_proba(at), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_scaler_before_a_forest_computes_in_float64_and_compares_in_float32(
     manifest = save_model(pipeline, tmp_path / "p", sample_input=rows)
     assert manifest.engines[0].options["form"] == "float64 with float32 trees"
     answers = open_package(tmp_path / "p").predictor()(rows)
-    np.testing.assert_allclose(answers["prediction"], pipeline.predict(rows), atol=1e-6)
+    close(answers["prediction"], pipeline.predict(rows), atol=1e-6)
 
 
 def test_large_targets_agree_relatively(cancer: Cancer, tmp_path: Path) -> None:
@@ -92,9 +93,7 @@ def test_large_targets_agree_relatively(cancer: Cancer, tmp_path: Path) -> None:
     manifest = save_model(model, tmp_path / "p", sample_input=rows)
     assert manifest.engines[0].kind == "onnxruntime"
     assert manifest.engines[0].options["max_scaled_difference"] <= 1e-6
-    np.testing.assert_allclose(
-        open_package(tmp_path / "p").predictor()(rows)["prediction"], model.predict(rows), rtol=1e-6
-    )
+    close(open_package(tmp_path / "p").predictor()(rows)["prediction"], model.predict(rows), rtol=1e-6)
 
 
 @pytest.mark.parametrize("labels", [["no", "yes"], [False, True], [3, 7], [1.0, 2.0]])
@@ -123,7 +122,7 @@ def test_mixed_columns_are_served_by_name(tmp_path: Path) -> None:
         assert engine.kind in ("onnxruntime", "sklearn")
     assert manifest.engines[0].kind == "onnxruntime"
     expected = model.predict_proba(pd.DataFrame(batch))
-    np.testing.assert_allclose(open_package(tmp_path / "p").predictor()(batch)["probabilities"], expected, atol=1e-6)
+    close(open_package(tmp_path / "p").predictor()(batch)["probabilities"], expected, atol=1e-6)
 
 
 def test_numeric_frame_keeps_names_and_is_served_as_a_matrix(cancer: Cancer, tmp_path: Path) -> None:
@@ -136,7 +135,7 @@ def test_numeric_frame_keeps_names_and_is_served_as_a_matrix(cancer: Cancer, tmp
     assert manifest.signature.layout == "matrix"
     assert [c.name for c in manifest.signature.inputs] == ["radius", "texture", "mean area"]
     answers = open_package(tmp_path / "p").predictor()(rows[:, :3])
-    np.testing.assert_allclose(answers["probabilities"], model.predict_proba(frame), atol=1e-6)
+    close(answers["probabilities"], model.predict_proba(frame), atol=1e-6)
 
 
 def test_missing_values_in_the_sample_make_the_column_nullable(tmp_path: Path) -> None:
@@ -193,7 +192,7 @@ def test_wrong_samples_are_named(linear: Any, cancer: Cancer, tmp_path: Path) ->
         save_model(linear, tmp_path / "a", sample_input=rows[:, :5])
     with pytest.raises(Invalid, match="sample_output is not"):
         save_model(linear, tmp_path / "b", sample_input=rows, sample_output=1 - linear.predict(rows))
-    with pytest.raises(Invalid, match="2-D|dimensions"):
+    with pytest.raises(Invalid, match="1 dimensions"):
         save_model(linear, tmp_path / "c", sample_input=target)
     with pytest.raises(Invalid, match="when"):
         save_model(linear, tmp_path / "d", sample_input={"when": np.array(["2024-01-01"], dtype="datetime64[D]")})

@@ -75,6 +75,7 @@ class Training:
     ) -> None:
         self._store = store
         self._backends = backends
+        self._home = home
         self._code = home / "code"
         self._install = install
         self._register = register
@@ -87,7 +88,7 @@ class Training:
         """What would be created and sent. Launches nothing, writes nothing, needs no credentials."""
         ready = self._ready(spec)
         backend = self._backends(on)
-        measured = snapshot.measure(Path(ready.source))
+        measured = snapshot.measure(Path(ready.source), without=self._home)
         refusal = backend.refuses(ready)
         requests: tuple[PlannedRequest, ...] = ()
         creates: tuple[str, ...] = ()
@@ -119,7 +120,7 @@ class Training:
             raise Unsupported(f"{on} cannot run {ready.name}: {reason}", provider=on)
         if ready.register and self._register is None:
             raise Invalid("there is no registry to register the model in", field="register")
-        frozen = snapshot.take(Path(ready.source), self._code)
+        frozen = snapshot.take(Path(ready.source), self._code, without=self._home)
         if ready.script and not (frozen.folder / ready.script).is_file():
             raise _no_script(ready)
         job = replace(ready, source=str(frozen.folder))

@@ -21,19 +21,14 @@ from ml_toolbox.domain.jobs import FailureDigest, JobSpec, JobState
 from ml_toolbox.domain.offers import Offer
 from ml_toolbox.engine.crash import crash_point
 from ml_toolbox.ports.jobs import TAG_OWNER, Idempotency, JobObservation, JobRequest, LogChunk, LogLine, Owner
-from ml_toolbox.ports.lacks import Lacking, Lacks
+from ml_toolbox.ports.lacks import Lacking
 from ml_toolbox.ports.provider import ProviderContext
 from ml_toolbox.providers.local import environments
+from ml_toolbox.providers.local.lacks import JOBS as LACKS
 from ml_toolbox.providers.local.machine import Machine, this_machine
 from ml_toolbox.runtime import dialects
-from ml_toolbox.runtime.guardian import FINAL_STATES, record_lost
+from ml_toolbox.runtime.ending import FINAL_STATES, record_lost
 from ml_toolbox.runtime.job import Layout, Places, RuntimeJob, read_json, write_json
-
-LACKS: dict[str, Lacks] = {
-    "spot": Lacks("never", "this machine has no cheaper capacity that could be taken away"),
-    "multi-node": Lacks("never", "this is one machine"),
-    "images": Lacks("not-done", "local jobs run as processes; give requirements instead of an image"),
-}
 
 _START_S = 30.0
 """A job folder without a supervisor after this time was left by a process that died between making and starting it."""

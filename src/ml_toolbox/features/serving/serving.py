@@ -1,0 +1,415 @@
+"""The feature that commands, servers and Python users call: deploy, shift, scale, look, predict, delete."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from ml_toolbox.base.clock import Clock, SystemClock
+from ml_toolbox.base.errors import Conflict, Invalid, NotFound, NotYet, ToolboxError
+from ml_toolbox.base.ids import check_name
+from ml_toolbox.domain.endpoints import EndpointSpec, EndpointState, EndpointStatus, Variant
+from ml_toolbox.domain.jobs import Resources
+from ml_toolbox.domain.offers import Plan
+from ml_toolbox.engine.owners import is_dead, this_owner
+from ml_toolbox.engine.rows import Change, Row, Transition
+from ml_toolbox.engine.runner import Runner
+from ml_toolbox.engine.store import Store
+from ml_toolbox.features.serving.endpoint import Endpoint
+from ml_toolbox.features.serving.records import KIND, EndpointData, EndpointRecord, backend_of, data_of, plain
+from ml_toolbox.features.serving.workflow import Backends, EndpointWorkflow, Phase
+from ml_toolbox.ports.endpoints import Invocation
+from ml_toolbox.ports.jobs import LogChunk, LogLine
+
+_EDIT_LEASE_S = 30.0
+_EDIT_WAIT_S = 15.0
+"""How long a change waits for another command that is changing the same endpoint."""
+
+Edit = Callable[[EndpointSpec], EndpointSpec]
+
+
+class ResolvedModel(NamedTuple):
+    """A model as files: where its package lies, and what it is called."""
+
+    package: str
+    """Folder or URI, as the backend takes it."""
+    model: str
+    """``NAME:VERSION`` when it came from the registry, else ""."""
+
+
+class Serving:
+    """Endpoints on any backend.
+
+    Every method that looks also drives: what a killed command left half-done is finished by the next command that looks.
+
+    Args:
+        store: where rows live.
+        backends: the endpoint backend of a name; raises ``NotFound`` for an unknown one.
+        resolve: ``NAME[:VERSION|@ALIAS]``, folder or URI -> the package's files.
+        planner: an endpoint's spec and a backend's name -> what would be created, sent and paid.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        backends: Backends,
+        *,
+        resolve: Callable[[str], ResolvedModel],
+        planner: Callable[[EndpointSpec, str], Plan],
+        install: str,
+        clock: Clock | None = None,
+    ) -> None:
+        self._store = store
+        self._backends = backends
+        self._resolve = resolve
+        self._planner = planner
+        self._clock = clock or SystemClock()
+        self._runner = Runner(store, [EndpointWorkflow(backends, install)], clock=self._clock)
+        self._owner = this_owner()
+
+    # -- changes ------------------------------------------------------------------------------------------------------
+
+    def deploy(
+        self,
+        model: str,
+        endpoint: str,
+        *,
+        weight: float | None = None,
+        replicas: int | None = None,
+        on: str = "local",
+        variant: str | None = None,
+        resources: Resources | None = None,
+        port: int | None = None,
+    ) -> Endpoint:
+        """Serve ``model`` at ``endpoint``, creating it or adding a variant, and return the handle at once.
+
+        ``weight`` gives the new variant that share in percent and the others what is left, in their proportions. Without it
+        the new variant takes everything and the others are removed. The same model again only changes its weight.
+        """
+        resolved = self._resolve(model)
+
+        def edit(spec: EndpointSpec) -> EndpointSpec:
+            return _with_model(spec, resolved, weight, replicas, variant, resources=resources, port=port)
+
+        row = self._row(endpoint)
+        if row is None:
+            first = edit(_first_spec(endpoint, resolved, variant))
+            row = self._create(first, on)
+        elif backend_of(row) != on:
+            raise Conflict(
+                f"endpoint {endpoint} is on {backend_of(row)}, not {on}",
+                hint="delete it first, or choose another name",
+                resource=endpoint,
+            )
+        if data_of(row).wanted != edit(data_of(row).wanted):
+            row = self._edit(row, edit)
+        self._raise_refusal(row)
+        return Endpoint(self, endpoint)
+
+    def plan(
+        self,
+        model: str,
+        endpoint: str,
+        *,
+        weight: float | None = None,
+        replicas: int | None = None,
+        on: str = "local",
+        variant: str | None = None,
+    ) -> Plan:
+        """What ``deploy`` would do, without doing it."""
+        resolved = self._resolve(model)
+        row = self._row(endpoint)
+        spec = _first_spec(endpoint, resolved, variant) if row is None else data_of(row).wanted
+        return self._planner(_with_model(spec, resolved, weight, replicas, variant), on)
+
+    def traffic(self, endpoint: str, weights: Mapping[str, float]) -> EndpointRecord:
+        """Set the named variants' shares in percent; the others share what is left. Variants go by name or version."""
+
+        def edit(spec: EndpointSpec) -> EndpointSpec:
+            return spec.with_weights({_variant_named(spec, name).name: weight for name, weight in weights.items()})
+
+        return self._edited(endpoint, edit)
+
+    def scale(self, endpoint: str, replicas: int) -> EndpointRecord:
+        """Set the number of replicas."""
+        return self._edited(endpoint, lambda spec: replace(spec, replicas=replicas))
+
+    def remove_variant(self, endpoint: str, variant: str) -> EndpointRecord:
+        """Take one variant away; the others take over its share."""
+        return self._edited(endpoint, lambda spec: spec.without_variant(_variant_named(spec, variant).name))
+
+    def delete(self, endpoint: str, *, timeout_s: float = 60.0) -> None:
+        """Stop serving and remove everything. ``NotFound`` when there is no such endpoint; ``NotYet`` when the platform
+        needs longer: it is finished by later looks."""
+        row = self._existing(endpoint)
+        self._store.wish(row.id, "delete", now=self._clock.now())
+        deadline = time.monotonic() + timeout_s
+        while (row := self._runner.drive(row.id)).phase != Phase.DELETED:
+            if time.monotonic() > deadline:
+                problem = data_of(row).problem
+                raise NotYet(
+                    f"endpoint {endpoint} is still being deleted: {problem.message if problem else 'no message'}",
+                    hint="look again later; it goes on by itself",
+                    resource=endpoint,
+                )
+            self._clock.sleep(0.05)
+
+    # -- looks --------------------------------------------------------------------------------------------------------
+
+    def endpoint(self, name: str) -> Endpoint:
+        """The handle. ``NotFound`` when there is no such endpoint."""
+        self._existing(name)
+        return Endpoint(self, name)
+
+    def list(self) -> tuple[EndpointRecord, ...]:
+        """All endpoints, by name."""
+        self.tick()
+        rows = self._store.find(KIND, without_phases=(Phase.DELETED,), limit=100_000)
+        return tuple(self._record(row) for row in sorted(rows, key=lambda row: row.name))
+
+    def show(self, endpoint: str) -> EndpointRecord:
+        """One endpoint as seen now. Looking also repairs: a wish half-applied is applied, a vanished endpoint made again."""
+        row = self._existing(endpoint)
+        if row.phase != Phase.ACTIVE and (row.due_at or 0.0) <= self._clock.now():
+            row = self._runner.drive(row.id)
+        return self._record(row)
+
+    def history(self, endpoint: str) -> tuple[Transition, ...]:
+        """Every change of the endpoint, oldest first."""
+        return self._store.history(self._existing(endpoint).id)
+
+    def logs(self, endpoint: str, cursor: str = "") -> LogChunk:
+        """Server log lines after the cursor."""
+        row = self._existing(endpoint)
+        return self._backends(backend_of(row)).logs(endpoint, cursor)
+
+    def follow(self, endpoint: str, *, poll_s: float = 0.3) -> Iterator[LogLine]:
+        """Log lines as they come, until the endpoint is deleted."""
+        cursor = ""
+        while True:
+            try:
+                chunk = self.logs(endpoint, cursor)
+            except NotFound:
+                return
+            yield from chunk.lines
+            if chunk.ended:
+                return
+            cursor = chunk.cursor
+            if not chunk.lines:
+                self._clock.sleep(poll_s)
+
+    def predict(self, endpoint: str, rows: Any, *, variant: str = "", timeout_s: float = 30.0) -> Any:
+        """See :meth:`Endpoint.predict`."""
+        with self.endpoint(endpoint) as handle:
+            return handle.predict(rows, variant=variant, timeout_s=timeout_s)
+
+    def invoke(
+        self,
+        endpoint: str,
+        body: bytes,
+        *,
+        content_type: str = "application/json",
+        variant: str = "",
+        timeout_s: float = 30.0,
+    ) -> Invocation:
+        """One raw request through the backend."""
+        backend = self._backends(backend_of(self._existing(endpoint)))
+        return backend.invoke(endpoint, body, content_type=content_type, variant=variant, timeout_s=timeout_s)
+
+    def tick(self) -> int:
+        """Drive every endpoint on which something is due. Returns how many were."""
+        return self._runner.tick([KIND])
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
+
+    def _row(self, endpoint: str) -> Row | None:
+        """The living row of that name. A row that is being deleted is finished first."""
+        check_name(endpoint, field="endpoint")
+        found = self._store.find(KIND, name=endpoint, without_phases=(Phase.DELETED,))
+        for row in found:
+            if row.phase == Phase.DELETING or row.wish == "delete":
+                row = self._runner.drive(row.id)
+            if row.phase != Phase.DELETED:
+                return row
+        return None
+
+    def _existing(self, endpoint: str) -> Row:
+        row = self._row(endpoint)
+        if row is None:
+            rows = self._store.find(KIND, without_phases=(Phase.DELETED,))
+            known = ", ".join(sorted({row.name for row in rows})) or "none yet"
+            raise NotFound(f"there is no endpoint {endpoint!r}", hint=f"endpoints: {known}", resource=endpoint)
+        return row
+
+    def _create(self, spec: EndpointSpec, on: str) -> Row:
+        """Insert the row under an id that only one of several racing commands can insert."""
+        generation = 1 + len(self._store.find(KIND, name=spec.name, limit=100_000))
+        now = self._clock.now()
+        row = Row(
+            id=f"{spec.name}.{generation:06d}",
+            kind=KIND,
+            name=spec.name,
+            phase=Phase.APPLYING,
+            state=EndpointState.CREATING,
+            spec={"backend": on},
+            data=plain(EndpointData(wanted=spec)),
+            due_at=now,
+            created_at=now,
+            updated_at=now,
+        )
+        self._backends(on)  # an unknown backend is refused before anything is written
+        try:
+            return self._runner.insert(row)
+        except Conflict:
+            return self._existing(spec.name)
+
+    def _edited(self, endpoint: str, edit: Edit) -> EndpointRecord:
+        row = self._edit(self._existing(endpoint), edit)
+        self._raise_refusal(row)
+        return self._record(row)
+
+    def _edit(self, row: Row, edit: Edit) -> Row:
+        """Change the wish under the row's lease, so that of two changes at once none is lost, then apply it."""
+        held = self._claimed(row)
+        try:
+            data = data_of(held)
+            if held.wish == "delete":
+                raise Conflict(f"endpoint {row.name} is being deleted", resource=row.name)
+            wanted = edit(data.wanted)
+        except ToolboxError:
+            self._store.apply(held, None, now=self._clock.now(), lease_s=0.0, release=True)
+            raise
+        if wanted == data.wanted:
+            self._store.apply(held, None, now=self._clock.now(), lease_s=0.0, release=True)
+            return held
+        now = self._clock.now()
+        changed = replace(data, wanted=wanted, edition=data.edition + 1, tries=0, problem=None)
+        change = Change(
+            phase=Phase.APPLYING,
+            state=EndpointState.UPDATING,
+            data=plain(changed),
+            due_at=now,
+            message=f"wish {changed.edition}: {_said(wanted)}",
+        )
+        if self._store.apply(held, change, now=now, lease_s=_EDIT_LEASE_S, release=True) is None:
+            raise Conflict(f"endpoint {row.name} was changed by somebody else meanwhile", resource=row.name)
+        return self._runner.drive(row.id)
+
+    def _claimed(self, row: Row) -> Row:
+        deadline = time.monotonic() + _EDIT_WAIT_S
+        while True:
+            held = self._store.claim(
+                row.id, owner=self._owner, now=self._clock.now(), lease_s=_EDIT_LEASE_S, is_dead=is_dead
+            )
+            if held is not None:
+                return held
+            if time.monotonic() > deadline:
+                raise Conflict(
+                    f"endpoint {row.name} is being changed by another command", hint="try again", resource=row.name
+                )
+            self._clock.sleep(0.02)
+
+    def _raise_refusal(self, row: Row) -> None:
+        data = data_of(row)
+        if data.problem is not None and data.refused == data.edition:
+            raise data.problem.error(row.name)
+
+    def _record(self, row: Row) -> EndpointRecord:
+        data = data_of(row)
+        return EndpointRecord(
+            id=row.id,
+            name=row.name,
+            backend=backend_of(row),
+            spec=data.wanted,
+            status=self._status(row, data),
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+            message=data.problem.message if data.problem else "",
+        )
+
+    def _status(self, row: Row, data: EndpointData) -> EndpointStatus:
+        waiting = EndpointStatus(
+            state=EndpointState(row.state) if row.phase != Phase.ACTIVE else EndpointState.UPDATING,
+            replicas_wanted=data.wanted.replicas,
+            message=data.problem.message if data.problem else "",
+        )
+        try:
+            seen = self._backends(backend_of(row)).observe(row.name)
+        except NotFound:
+            if row.phase == Phase.ACTIVE:  # removed behind our back: the wish still stands
+                self._edit_again(row)
+            return waiting
+        if row.phase == Phase.APPLYING and seen.state is EndpointState.READY:
+            return replace(seen, state=EndpointState.UPDATING, message=waiting.message)
+        return seen
+
+    def _edit_again(self, row: Row) -> None:
+        held = self._claimed(row)
+        now = self._clock.now()
+        change = Change(
+            phase=Phase.APPLYING,
+            state=EndpointState.UPDATING,
+            data=held.data,
+            due_at=now,
+            message="the backend did not know it any more: applying again",
+        )
+        if self._store.apply(held, change, now=now, lease_s=_EDIT_LEASE_S, release=True) is not None:
+            self._runner.drive(row.id)
+
+
+def _first_spec(endpoint: str, resolved: ResolvedModel, variant: str | None) -> EndpointSpec:
+    check_name(endpoint, field="endpoint")
+    first = Variant(name=variant or _variant_name((), resolved), package=resolved.package, model=resolved.model)
+    return EndpointSpec(name=endpoint, variants=(first,))
+
+
+def _with_model(
+    spec: EndpointSpec,
+    resolved: ResolvedModel,
+    weight: float | None,
+    replicas: int | None,
+    variant: str | None,
+    *,
+    resources: Resources | None = None,
+    port: int | None = None,
+) -> EndpointSpec:
+    """The wish with this model in it, and whatever else was asked for."""
+    if weight is not None and not 0 <= weight <= 100:
+        raise Invalid(f"weight: {weight:g} is not a percentage", hint="0 to 100", field="weight")
+    same = [v for v in spec.variants if v.package == resolved.package and v.model == resolved.model]
+    name = variant or (same[0].name if same else _variant_name(spec.variants, resolved))
+    new = Variant(name=name, package=resolved.package, model=resolved.model)
+    spec = replace(spec, variants=(new,)) if weight is None else spec.with_variant(new, weight=weight)
+    if replicas is not None:
+        spec = replace(spec, replicas=replicas)
+    if resources is not None:
+        spec = replace(spec, resources=resources)
+    return spec if port is None else replace(spec, port=port)
+
+
+def _variant_name(taken: tuple[Variant, ...], resolved: ResolvedModel) -> str:
+    """``v3`` for version 3; a package without a version gets the next free number."""
+    names = {variant.name for variant in taken}
+    version = resolved.model.rpartition(":")[2] if ":" in resolved.model else ""
+    if version and f"v{version}" not in names:
+        return f"v{version}"
+    model = resolved.model.partition(":")[0]
+    if version and f"{model}-v{version}" not in names:  # another model's version of the same number
+        return f"{model}-v{version}"
+    number = next(n for n in range(1, len(names) + 2) if f"v{n}" not in names)
+    return f"v{number}"
+
+
+def _variant_named(spec: EndpointSpec, asked: str) -> Variant:
+    """By variant name, version number or ``NAME:VERSION``."""
+    matches = [
+        v for v in spec.variants if asked in (v.name, v.model, v.model.rpartition(":")[2], v.name.removeprefix("v"))
+    ]
+    return matches[0] if len(matches) == 1 else spec.variant(asked)
+
+
+def _said(spec: EndpointSpec) -> str:
+    shares = ", ".join(f"{variant.name} {variant.weight:g} %" for variant in spec.variants)
+    return f"{spec.replicas} replica(s), {shares}"

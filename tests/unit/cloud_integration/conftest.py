@@ -1,0 +1,68 @@
+"""One fitted model, the data it was fitted on, and a bucket on the S3 test server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ml_toolbox.base.ids import new_ulid
+from ml_toolbox.cloud_integration import CloudStorage
+from tests.providers.objects.conftest import Server, moto
+
+__all__ = ["moto"]
+
+
+@pytest.fixture(scope="session")
+def data() -> tuple[Any, Any]:
+    from sklearn.datasets import load_breast_cancer
+
+    return load_breast_cancer(return_X_y=True)
+
+
+@pytest.fixture(scope="session")
+def model(data: tuple[Any, Any]) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    X, y = data
+    return LogisticRegression(max_iter=50, solver="liblinear").fit(X, y)
+
+
+@pytest.fixture(scope="session")
+def other_model(data: tuple[Any, Any]) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    X, y = data
+    return LogisticRegression(max_iter=50, solver="liblinear", C=0.01).fit(X, np.roll(y, 7))
+
+
+@pytest.fixture
+def s3(moto: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A fresh bucket; the guide's plain ``CloudStorage(provider='aws')`` finds the server by the environment, as the AWS
+    tools do."""
+    import boto3
+
+    for name, value in (
+        ("AWS_ENDPOINT_URL", moto.endpoint),
+        ("AWS_ALLOW_HTTP", "true"),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+    ):
+        monkeypatch.setenv(name, value)
+    bucket = f"bucket-{new_ulid()}"
+    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=bucket)
+    yield f"s3://{bucket}"
+    assert os.environ["AWS_ENDPOINT_URL"] == moto.endpoint
+
+
+@pytest.fixture(params=["local", "aws"])
+def storage(request: pytest.FixtureRequest) -> CloudStorage:
+    """The same calls on this machine's files and on S3."""
+    if request.param == "local":
+        return CloudStorage(provider="local", root=str(request.getfixturevalue("tmp_path") / "root"))
+    bucket = request.getfixturevalue("s3")
+    return CloudStorage(provider="aws", region="us-east-1", bucket=f"{bucket.removeprefix('s3://')}/team")
