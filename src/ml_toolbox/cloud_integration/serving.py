@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,6 +152,8 @@ class DeployedEndpoint:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self.name = endpoint.name
+        # The guides never close anything: the kept connection goes with the handle.
+        weakref.finalize(self, endpoint.close)
 
     def __repr__(self) -> str:
         return f"DeployedEndpoint({self.name!r}, status={self.status!r})"
