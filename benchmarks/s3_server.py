@@ -194,9 +194,11 @@ class Connection(asyncio.BufferedProtocol):
     def list(self, query: dict[str, str]) -> None:
         prefix = query.get("prefix", "")
         after = max(query.get("start-after", ""), query.get("continuation-token", ""))
-        at = bisect.bisect_right(self.store.keys, after) if after else 0
-        chosen = [key for key in self.store.keys[at : at + PAGE_SIZE] if key.startswith(prefix)]
-        more = at + PAGE_SIZE < len(self.store.keys)
+        keys = self.store.keys
+        at = max(bisect.bisect_right(keys, after) if after else 0, bisect.bisect_left(keys, prefix))
+        end = bisect.bisect_left(keys, prefix + "\U0010ffff") if prefix else len(keys)
+        chosen = keys[at : min(at + PAGE_SIZE, end)]
+        more = at + PAGE_SIZE < end
         entries = "".join(
             f"<Contents><Key>{escape(key)}</Key><LastModified>2026-11-20T12:00:00.000Z</LastModified>"
             f"<ETag>{escape(self.store.objects[key][2])}</ETag><Size>{self.store.objects[key][1]}</Size></Contents>"

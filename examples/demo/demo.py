@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-HOME = HERE.parent.parent / ".demo"
+HOME = Path(os.environ.get("MLTOOLBOX_DEMO_HOME") or HERE.parent.parent / ".demo").absolute()
 CSV = HOME / "breast_cancer.csv"
 COMMAND = Path(sys.executable).parent / "mltoolbox"
 MODEL = ENDPOINT = "cancer"
@@ -48,7 +49,7 @@ def heading(text: str) -> None:
 
 def mltoolbox(*arguments: str) -> None:
     """Show the command as it would be typed, and run it."""
-    shown = " ".join(argument.replace(str(HERE) + "/", "").replace(str(HOME) + "/", "") for argument in arguments)
+    shown = shlex.join(argument.replace(str(HERE) + "/", "").replace(str(HOME) + "/", "") for argument in arguments)
     print(f"$ mltoolbox {shown}", flush=True)
     subprocess.run([COMMAND, *arguments], check=True)
 

@@ -168,8 +168,9 @@ class LocalObjectStore:
         """A condition that fails already need not wait for the disk; what counts is the check in `_publish`."""
         if isinstance(mode, IfMatch):
             self._compare(folder, name, key, mode.version)
-        elif isinstance(mode, CreateOnly) and (status := _status(folder, name)) is not None:
-            if not stat.S_ISDIR(status.st_mode):
+        elif isinstance(mode, CreateOnly):
+            status = _status(folder, name)
+            if status is not None and not stat.S_ISDIR(status.st_mode):
                 raise Conflict(f"{key} exists already in {self.uri}", resource=f"{self.uri}/{key}")
 
     def _make_room(self, folder: int, name: str, key: str) -> None:

@@ -256,6 +256,9 @@ def _range_pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_RANGE_THREADS, thread_name_prefix="mlt-range")
 
 
+os.register_at_fork(after_in_child=_range_pool.cache_clear)  # threads do not survive a fork
+
+
 def _same(meta: ObjectMeta, version: Version, store: ObjectStore) -> None:
     if version != meta.version:
         raise Conflict(

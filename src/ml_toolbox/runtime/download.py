@@ -9,7 +9,7 @@ from ml_toolbox.base.errors import NotFound, ToolboxError
 
 
 def fetch(uri: str, folder: Path) -> None:
-    """An object of that name lands in ``folder`` under its own; otherwise everything below the URI. ``NotFound`` for neither."""
+    """An object of that name, or else everything below the URI, lands in ``folder``. ``NotFound`` when there is neither."""
     from ml_toolbox.objects import locate, open_store
     from ml_toolbox.objects.transfer import download_file, download_folder
 

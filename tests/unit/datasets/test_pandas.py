@@ -9,7 +9,7 @@ import zoneinfo
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pandas
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,6 +20,9 @@ from ml_toolbox import datasets
 from ml_toolbox.base.errors import Invalid
 from ml_toolbox.ports.objects import ObjectStore
 from tests.unit.datasets.conftest import RoundTrip
+
+pd: Any = pandas
+"""The stubs know no odd data, and odd data is what these tests are about."""
 
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 NAN = float("nan")
@@ -72,11 +75,11 @@ COLUMNS: dict[str, Any] = {
 }
 
 
-def frame_of(values: Any) -> pd.DataFrame:
+def frame_of(values: Any) -> Any:
     return pd.DataFrame({"x": values})
 
 
-def same(left: pd.DataFrame, right: pd.DataFrame) -> None:
+def same(left: Any, right: Any) -> None:
     assert type(right) is pd.DataFrame
     pd.testing.assert_frame_equal(left, right, check_exact=True, check_freq=True, check_column_type=True)
     assert list(left.dtypes) == list(right.dtypes)
@@ -160,7 +163,7 @@ def test_row_indexes_of_any_kind(round_trip: RoundTrip, store: ObjectStore, name
 
 
 @pytest.mark.parametrize("frame", [pd.DataFrame(), pd.DataFrame(index=[1, 2]), pd.DataFrame(columns=["a", "b"])])
-def test_frames_without_columns_or_rows(round_trip: RoundTrip, frame: pd.DataFrame) -> None:
+def test_frames_without_columns_or_rows(round_trip: RoundTrip, frame: Any) -> None:
     same(frame, round_trip(frame))
 
 
@@ -181,7 +184,9 @@ def test_attributes_and_flags(round_trip: RoundTrip) -> None:
 
 
 def test_the_frame_that_comes_back_can_be_changed(round_trip: RoundTrip) -> None:
-    frame = pd.DataFrame({name: values for name, values in COLUMNS.items() if "object" not in name})
+    frame = pd.DataFrame(
+        {name: values for name, values in COLUMNS.items() if "object" not in name and "list" not in name}
+    )
     back = round_trip(frame)
     for position in range(frame.shape[1]):
         back.iloc[0, position] = back.iloc[2, position]
@@ -213,11 +218,10 @@ def test_a_column_that_would_not_come_back_is_refused_by_name(store: ObjectStore
 
 
 def test_a_subclass_is_refused(store: ObjectStore) -> None:
-    class Special(pd.DataFrame):
-        pass
+    special = type("Special", (pd.DataFrame,), {})
 
     with pytest.raises(Invalid, match="Special"):
-        datasets.save(Special({"a": [1]}), store)
+        datasets.save(special({"a": [1]}), store)
 
 
 def test_only_the_wanted_columns_in_the_wanted_order(store: ObjectStore) -> None:
@@ -255,7 +259,9 @@ def _there_and_back(store: ObjectStore, data: Any) -> Any:
 def test_summaries_tell_nulls_and_extremes(local: ObjectStore) -> None:
     frame = pd.DataFrame({"n": [3, 1, 2], "x": [NAN, -1.5, 2.5], "s": ["b", None, "a"], "big": [2**60, 0, 1],
                           "t": pd.to_datetime(["2024-01-02", "2024-01-01", None])})  # fmt: skip
-    found = {c.name: (c.dtype, c.nulls, c.minimum, c.maximum) for c in datasets.save(frame, local).items[0].columns}
+    found: dict[str, Any] = {
+        c.name: (c.dtype, c.nulls, c.minimum, c.maximum) for c in datasets.save(frame, local).items[0].columns
+    }
     assert found["n"] == ("int64", 0, 1, 3)
     assert found["x"] == ("float64", 1, -1.5, 2.5)
     assert found["s"] == ("str", 1, "a", "b")

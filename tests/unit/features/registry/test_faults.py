@@ -117,6 +117,30 @@ def test_a_delayed_write_that_lands_later_harms_nothing(store: ObjectStore, pack
     assert sorted(line.action for line in registry.audit("churn")) == ["promote", "register", "register"]
 
 
+def test_a_delayed_swap_finds_what_it_moved_out_of_the_head(store: ObjectStore, package: Path) -> None:
+    """A swap that moves the audit lines to a segment is delayed, and lands just before its repetition."""
+    plain = Registry(store, actor="ann")
+    plain.register("churn", package)
+    for move in range(AUDIT_TAIL):
+        plain.promote("churn:1", ("Staging", "Production")[move % 2])
+    late: list[Callable[[], Any]] = []
+    attempts = iter(range(100))
+
+    def fault(method: str, key: str, proceed: Callable[[], Any]) -> Any:
+        if method not in CONDITIONAL:
+            return proceed()
+        if next(attempts) == 0:
+            late.append(proceed)
+            raise Unavailable("timed out")
+        if late:
+            late.pop()()
+        return proceed()
+
+    Registry(FaultyStore(store, fault), actor="bob", clock=QuickClock()).promote("churn:1", "Archived")
+    assert [line.actor for line in plain.audit("churn")].count("bob") == 1
+    assert len(plain.audit("churn")) == 1 + AUDIT_TAIL + 1
+
+
 def test_a_store_that_stays_away_is_reported_and_nothing_is_left_half_done(store: ObjectStore, package: Path) -> None:
     plain = Registry(store, actor="ann")
     plain.register("churn", package)
