@@ -193,14 +193,15 @@ def page(quick: bool, rounds: int) -> str:
     frame = table(rows)
     tables = compare(table_peers(frame), rounds)
     kept = same_dtypes(frame)
+    command = f"python benchmarks/datasets.py{' --quick' if quick else ''} --rounds {rounds}"
+    where = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     return "\n".join(
         [
             "# Datasets: save, load, size",
             "",
-            f"`python benchmarks/datasets.py{' --quick' if quick else ''} --rounds {rounds}` on {platform.machine()}, "
-            f"{os.cpu_count()} cores, Python {platform.python_version()}, NumPy {np.__version__}, pandas {pd.__version__}. "
-            "Medians of interleaved rounds, page cache warm; pickle+gzip runs in one round. Ratios below 1: the toolbox is "
-            "faster. *durable*: with fsync at the end, which the toolbox always does.",
+            f"`{command}` on {where}, NumPy {np.__version__}, pandas {pd.__version__}.",
+            "Medians of interleaved rounds after one that warms up, page cache warm; pickle+gzip runs in one round.",
+            "Ratios below 1: the toolbox is faster. *durable*: with fsync at the end, which the toolbox always does.",
             "",
             f"## Array {rows:,} x 50 float32",
             *rows_of(arrays),

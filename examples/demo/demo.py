@@ -7,7 +7,9 @@ Ctrl-C. What a killed run left behind is cleaned up by the next one.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-HOME = HERE.parent.parent / ".demo"
+HOME = Path(os.environ.get("MLTOOLBOX_DEMO_HOME") or HERE.parent.parent / ".demo").absolute()
 CSV = HOME / "breast_cancer.csv"
 COMMAND = Path(sys.executable).parent / "mltoolbox"
 MODEL = ENDPOINT = "cancer"
@@ -47,7 +49,7 @@ def heading(text: str) -> None:
 
 def mltoolbox(*arguments: str) -> None:
     """Show the command as it would be typed, and run it."""
-    shown = " ".join(argument.replace(str(HERE) + "/", "").replace(str(HOME) + "/", "") for argument in arguments)
+    shown = shlex.join(argument.replace(str(HERE) + "/", "").replace(str(HOME) + "/", "") for argument in arguments)
     print(f"$ mltoolbox {shown}", flush=True)
     subprocess.run([COMMAND, *arguments], check=True)
 
@@ -132,8 +134,9 @@ def count_answers(requests: int) -> None:
     import ml_toolbox as mlt
 
     rows = np.loadtxt(HOME / "rows.csv", delimiter=",", skiprows=1)
+    bodies = [json.dumps({"instances": [row.tolist()]}).encode() for row in rows]
     endpoint = mlt.Toolbox().serving.endpoint(ENDPOINT)
-    answered = Counter(endpoint.invoke(rows[number % len(rows)][None]).variant for number in range(requests))
+    answered = Counter(endpoint.invoke(bodies[number % len(bodies)]).variant for number in range(requests))
     shares = ", ".join(f"{name} answered {count} ({count / requests:.1%})" for name, count in sorted(answered.items()))
     print(f"{requests} requests: {shares}")
 

@@ -16,7 +16,7 @@ parser.add_argument("--rounds", type=int, default=5)
 args = parser.parse_args()
 
 frame = pd.read_csv(os.path.join(os.environ["SM_CHANNEL_TRAINING"], "breast_cancer.csv"))
-X, y = frame.drop(columns="target").to_numpy("float32"), frame["target"].to_numpy()
+X, y = frame.drop(columns="target").astype("float32"), frame["target"]
 X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=0.3, random_state=0, stratify=y)
 
 # Grow the forest in rounds, so that there is something to watch.
@@ -28,4 +28,5 @@ for epoch in range(1, args.rounds + 1):
     auc = roc_auc_score(y_test, model.predict_proba(X_test)[:, 1])
     print(f"epoch {epoch}/{args.rounds} accuracy={accuracy:.4f} auc={auc:.4f}", flush=True)
 
+X_test.head(100).to_csv(os.path.join(os.environ["SM_MODEL_DIR"], "sample_input.csv"), index=False)
 joblib.dump(model, os.path.join(os.environ["SM_MODEL_DIR"], "model.joblib"))

@@ -16,12 +16,13 @@ from ml_toolbox.base.ids import digest, new_ulid
 from ml_toolbox.ports.provider import ENTRY_POINT_GROUP, BackendInfo, Provider, ProviderContext
 
 if TYPE_CHECKING:
+    from ml_toolbox.domain.endpoints import EndpointSpec
     from ml_toolbox.domain.jobs import JobSpec
     from ml_toolbox.domain.offers import Plan
     from ml_toolbox.engine.store import Store
     from ml_toolbox.features.data import Datasets, DatasetVersion
     from ml_toolbox.features.registry import Registry
-    from ml_toolbox.features.serving import Endpoint
+    from ml_toolbox.features.serving import Endpoint, ResolvedModel, Serving
     from ml_toolbox.features.training import Job, JobRecord, ResolvedInput, Training
     from ml_toolbox.ports.endpoints import EndpointBackend
     from ml_toolbox.ports.jobs import JobBackend
@@ -198,6 +199,20 @@ class Toolbox:
             clock=self.clock,
         )
 
+    @cached_property
+    def serving(self) -> Serving:
+        """Endpoints on any backend."""
+        from ml_toolbox.features.serving import Serving
+
+        return Serving(
+            self._state,
+            self.endpoint_backend,
+            resolve=self.model_files,
+            planner=self.plan_endpoint,
+            install=self.install,
+            clock=self.clock,
+        )
+
     def adopted(self) -> Toolbox:
         """Finish what a killed command left half-done (a job's model to register, a deletion), then return ``self``.
 
@@ -205,6 +220,7 @@ class Toolbox:
         """
         if self.state_path.exists():
             self.training.tick()
+            self.serving.tick()
         return self
 
     def plan(self, spec: JobSpec, backend: str = DEFAULT_BACKEND) -> Plan:
@@ -213,6 +229,23 @@ class Toolbox:
 
         others = [self.job_backend(name) for name, (_, info) in self.backends().items() if info.jobs is not None]
         return plan_job(spec, self.job_backend(backend), [o for o in others if o.name != backend], install=self.install)
+
+    def plan_endpoint(self, spec: EndpointSpec, backend: str = DEFAULT_BACKEND) -> Plan:
+        """What ``deploy`` would do and cost. Launches nothing, needs no credentials."""
+        from ml_toolbox.features.placement import plan_endpoint
+
+        others = [self.endpoint_backend(n) for n, (_, info) in self.backends().items() if info.endpoints is not None]
+        chosen = self.endpoint_backend(backend)
+        return plan_endpoint(spec, chosen, [o for o in others if o.name != backend], install=self.install)
+
+    def model_files(self, model: str) -> ResolvedModel:
+        """The package of a model as local files, with the registered version it is, if it is one."""
+        from ml_toolbox.domain.models import ModelRef
+        from ml_toolbox.features.serving import ResolvedModel
+
+        folder = self.model_folder(model)
+        is_registered = "://" not in model and "/" not in model and not Path(model).is_dir()
+        return ResolvedModel(str(folder), self.registry.get(ModelRef.parse(model)).ref if is_registered else "")
 
     def model_folder(self, model: str) -> Path:
         """A local folder with the package of a registry reference, a package folder, or a URI; verified when fetched."""

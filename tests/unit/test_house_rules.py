@@ -14,6 +14,7 @@ import ml_toolbox
 SOURCE = Path(ml_toolbox.__file__).parent
 ROOT = SOURCE.parent.parent
 PROVIDER_NAMES = ("aws", "gcp", "azure", "kubernetes", "sagemaker", "vertex", "boto3")
+URI_SCHEMES = "base/uri.py"  # azure:// is a scheme that users type, not a provider
 PROVIDER_FREE = ("features", "engine", "state", "domain", "ports", "base", "datasets")
 
 
@@ -30,7 +31,7 @@ def code_of(folder: str) -> list[tuple[Path, int, str]]:
 def test_no_providers_name_occurs_as_a_value_outside_its_folder(folder: str) -> None:
     name = re.compile(rf"""['"]({"|".join(PROVIDER_NAMES)})(-[a-z0-9-]+)?['"]""")
     named = [f"{path}:{number}: {line.strip()}" for path, number, line in code_of(folder) if name.search(line)]
-    assert named == []
+    assert [place for place in named if not place.startswith(URI_SCHEMES)] == []
 
 
 def test_the_layer_contract_is_kept() -> None:

@@ -11,7 +11,7 @@ from ml_toolbox.app import Toolbox
 from ml_toolbox.base.errors import Invalid
 from ml_toolbox.cli.output import json_option, number, print_fields, print_json, print_table, size, when
 from ml_toolbox.cli.parameters import key_values
-from ml_toolbox.cli.progress import bytes_progress
+from ml_toolbox.cli.progress import transfer_progress
 
 Format = Literal["csv", "parquet", "jsonl", "npy", "folder"]
 _FORMATS: tuple[Format, ...] = ("csv", "parquet", "jsonl", "npy", "folder")
@@ -33,7 +33,7 @@ def data() -> None:
 @json_option
 def put(name: str, path: Path, description: str, tags: tuple[str, ...], as_json: bool) -> None:
     """Store PATH (CSV, Parquet, JSON lines, npy, or a folder of files) as the next version of NAME."""
-    with bytes_progress(f"storing {path.name}", total=_bytes_at(path), enabled=not as_json) as progress:
+    with transfer_progress(f"storing {path.name}", enabled=not as_json) as progress:
         version = Toolbox().datasets.put(
             name, path, description=description, tags=key_values(tags, option="--tag"), progress=progress
         )
@@ -42,11 +42,6 @@ def put(name: str, path: Path, description: str, tags: tuple[str, ...], as_json:
     else:
         unit = "files" if version.kind == "folder" else "rows"
         click.echo(f"{version.ref}  {version.rows} {unit}, {size(version.size)}")
-
-
-def _bytes_at(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 @data.command()
@@ -101,7 +96,7 @@ def show(ref: str, as_json: bool) -> None:
     for item in details.manifest.items:
         if item.columns:
             click.echo(f"\n{item.name}" if item.name else "")
-            rows = [(c.name, c.dtype, c.nulls, number(c.min), number(c.max)) for c in item.columns]
+            rows = [(c.name, c.dtype, c.nulls, number(c.minimum), number(c.maximum)) for c in item.columns]
             print_table(("column", "type", "nulls", "min", "max"), rows, empty="")
 
 
@@ -114,10 +109,10 @@ def verify(ref: str, as_json: bool) -> None:
     if as_json:
         print_json({"ok": report.ok, "report": report})
     elif report.ok:
-        click.echo(f"{report.ref}: {report.parts} parts, {size(report.size)}: all as stored")
+        click.echo(f"{report.ref}: {report.checked} parts, {size(report.bytes)}: all as stored")
     else:
-        for damage in report.damaged:
-            click.echo(f"{report.ref}: {damage.used_by}: {damage.reason} ({damage.key})", err=True)
+        for problem in report.problems:
+            click.echo(f"{report.ref}: {problem}", err=True)
     if not report.ok:
         raise SystemExit(1)
 

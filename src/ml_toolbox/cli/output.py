@@ -70,7 +70,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
         Console().print(table)
         return
     widths = [max(len(r[i]) for r in [list(columns), *texts]) for i in range(len(columns))]
-    for row in [[c.upper() for c in columns], *texts]:
+    for row in [list(columns), *texts]:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 

@@ -28,6 +28,8 @@ from ml_toolbox.datasets.manifest import Item, Part
 Array = npt.NDArray[Any]
 
 _READERS = 4
+_SMALL = 64 * 1024
+"""Below this, reading is as fast as mapping and needs no open file."""
 
 _MAX_HEADER = 256 * 1024
 """Parsing a Python literal from an unbounded header could exhaust the stack; NumPy's own limit (10,000) is too low for
@@ -47,6 +49,12 @@ def check_array(array: Array, name: str) -> None:
         raise Invalid(
             f"{where} is a {type(array).__name__}, which would come back as another type", hint=hint, field=name
         )
+    if array.dtype.kind == "T":
+        raise Invalid(
+            f"{where} has the dtype {array.dtype}, which the npy format cannot hold",
+            hint="convert it with astype(object) or astype('U')",
+            field=name,
+        )
     if array.dtype.hasobject and array.dtype != np.dtype(object):
         fields = [field for field, (dtype, *_) in (array.dtype.fields or {}).items() if dtype.hasobject]
         raise Invalid(
@@ -55,8 +63,9 @@ def check_array(array: Array, name: str) -> None:
             field=fields[0] if fields else name,
         )
     if array.dtype.metadata or _descr_of(array.dtype, where, name) != array.dtype:
+        extra = f" with the metadata {dict(array.dtype.metadata)}" if array.dtype.metadata else ""
         raise Invalid(
-            f"{where} has the dtype {array.dtype!r}, which the npy format does not bring back exactly",
+            f"{where} has the dtype {array.dtype!r}{extra}, which the npy format does not bring back exactly",
             hint="convert it with astype() to a plain dtype first",
             field=name,
         )
@@ -120,7 +129,7 @@ def write_array(name: str, array: Array, blobs: Blobs) -> Item:
     check_array(array, name)
     if array.dtype.hasobject:
         return _write_objects(name, array, blobs)
-    sha256, size = blobs.put_chunks(lambda: buffers_of(array), held=is_held(array))
+    sha256, size = blobs.put_chunks(lambda: buffers_of(array), array.nbytes, held=is_held(array))
     rows = len(array) if array.ndim else 1
     part = Part(sha256=sha256, size=size, format="npy", rows=rows)
     spec = {"dtype": str(array.dtype), "shape": list(array.shape), "data_offset": len(header_of(array))}
@@ -137,11 +146,25 @@ def read_array(item: Item, blobs: Blobs, *, mmap: bool, check: bool | None) -> A
     try:
         if path is None or check:
             return _read_stream(item, blobs, check=check is not False)
-        if mmap and part.size > CHUNK // 64:
-            return np.asarray(np.lib.format.open_memmap(path, mode="c", max_header_size=_MAX_HEADER))
-        return _read_file(item, path)
-    except (ValueError, EOFError, LookupError, SyntaxError, struct.error) as error:
+        return _map(item, path) if mmap and part.size > _SMALL else _read_file(item, path)
+    except (
+        ValueError,
+        EOFError,
+        LookupError,
+        SyntaxError,
+        TypeError,
+        struct.error,
+        RecursionError,
+        MemoryError,
+    ) as error:
         raise _unreadable(item, error) from error
+
+
+def _map(item: Item, path: Path) -> Array:
+    """Opened in the time of one header, whatever its size."""
+    with path.open("rb", buffering=0) as file:
+        shape, fortran, dtype, offset = _layout(item, file.read(int(item.spec["data_offset"])))
+    return np.asarray(np.memmap(path, dtype, "c", offset, shape, order="F" if fortran else "C"))
 
 
 def _write_objects(name: str, array: Array, blobs: Blobs) -> Item:
@@ -208,14 +231,19 @@ def _read_stream(item: Item, blobs: Blobs, *, check: bool) -> Array:
     return array
 
 
-def _allocate(item: Item, head: bytes) -> Array:
-    """The empty array that the header describes; its size is compared before any memory is taken."""
+def _layout(item: Item, head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """(shape, Fortran order, dtype, offset of the data), the size of the file compared with what they need."""
     shape, fortran, dtype = read_header(head)
     if dtype.hasobject:
         raise ValueError("an object array is never loaded from npy")
     expected = len(head) + math.prod(shape) * dtype.itemsize
     if expected != item.parts[0].size:
         raise ValueError(f"the header announces {expected} bytes, the part has {item.parts[0].size}")
+    return shape, fortran, dtype, len(head)
+
+
+def _allocate(item: Item, head: bytes) -> Array:
+    shape, fortran, dtype, _ = _layout(item, head)
     return np.empty(shape, dtype=dtype, order="F" if fortran else "C")
 
 
@@ -274,6 +302,15 @@ def _stream_rows(item: Item, blobs: Blobs, batch_rows: int, *, check: bool) -> I
 
 def _rows_from(data: bytearray, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
     return np.frombuffer(bytes(data), dtype=dtype).reshape((-1, *shape[1:])).copy()
+
+
+def read_bytes(data: bytes) -> Array:
+    """The array in the bytes of an ``.npy`` file; ``Invalid`` when it would have to be unpickled, or is none."""
+    try:
+        array: Array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise Invalid(f"the npy file cannot be loaded: {error}", hint="load it as_='path'", field="as_") from error
+    return array
 
 
 def map_file(path: Path) -> Array:

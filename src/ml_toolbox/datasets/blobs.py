@@ -15,7 +15,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, Protocol
 
 from ml_toolbox.base.errors import Conflict, Invalid, NotFound
 from ml_toolbox.base.ids import nonce
@@ -28,8 +28,28 @@ CHUNK = 8 * 1024 * 1024
 _SMALL = 1024 * 1024
 """Below this, a thread costs more than it saves."""
 
-Progress: TypeAlias = Callable[[int], None]
-"""Called with the number of bytes just stored (or found to be stored already), from any thread."""
+
+class Progress(Protocol):
+    """Called from one thread at a time as bytes are stored or found to be stored already; totals grow while data is encoded."""
+
+    def __call__(self, done_bytes: int, total_bytes: int, done_files: int, total_files: int, /) -> None: ...
+
+
+class _Tally:
+    """Adds up for a ``Progress`` what many threads do."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._counts = [0, 0, 0, 0]
+
+    def add(self, *, done: int = 0, total: int = 0, done_files: int = 0, total_files: int = 0) -> None:
+        if self._progress is None:
+            return
+        with self._lock:
+            for place, count in enumerate((done, total, done_files, total_files)):
+                self._counts[place] += count
+            self._progress(*self._counts)
 
 
 def local_root(store: ObjectStore) -> Path | None:
@@ -48,7 +68,7 @@ class Blobs:
         self._store = store
         self._prefix = prefix
         self._root = local_root(store)
-        self._progress = progress or (lambda _: None)
+        self._tally = _Tally(progress)
 
     def key(self, sha256: str) -> str:
         if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
@@ -77,37 +97,53 @@ class Blobs:
     def put_bytes(self, data: Any) -> tuple[str, int]:
         """Store one buffer; returns (sha256, size). The buffer is hashed first and sent only when it is new."""
         view = memoryview(data).cast("B")
+        self._tally.add(total=len(view), total_files=1)
+        return self._put_view(view)
+
+    def _put_view(self, view: memoryview) -> tuple[str, int]:
         sha256 = hashlib.sha256(view).hexdigest()
         if not self._has(sha256, len(view)):
             self._store.put(self.key(sha256), bytes(view))
-        self._progress(len(view))
+        self._tally.add(done=len(view), done_files=1)
         return sha256, len(view)
 
-    def put_chunks(self, chunks: Callable[[], Iterable[memoryview]], *, held: bool) -> tuple[str, int]:
-        """Store what ``chunks()`` yields; returns (sha256, size). ``chunks`` may be called twice.
+    def put_chunks(self, chunks: Callable[[], Iterable[memoryview]], size: int, *, held: bool) -> tuple[str, int]:
+        """Store what ``chunks()`` yields, about ``size`` bytes; returns (sha256, size). ``chunks`` may be called twice.
 
         ``held``: the chunks are views of memory that is held anyway, so any number of them may wait for the hash.
         """
+        self._tally.add(total=size, total_files=1)
+        return self._put_stream(chunks, held=held)
+
+    def _put_stream(self, chunks: Callable[[], Iterable[memoryview]], *, held: bool) -> tuple[str, int]:
         if self._root is not None:
-            return self._put_local(self._root, chunks(), held=held)
-        digest, size = hashlib.sha256(), 0
-        for chunk in chunks():
-            digest.update(chunk)
-            size += len(chunk)
-        sha256 = digest.hexdigest()
-        if not self._has(sha256, size):
-            self._store.put(self.key(sha256), self._sent(chunks(), sha256, held=held))
+            sha256, size = self._put_local(self._root, chunks(), held=held)
         else:
-            self._progress(size)
+            digest, size = hashlib.sha256(), 0
+            for chunk in chunks():
+                digest.update(chunk)
+                size += len(chunk)
+            sha256 = digest.hexdigest()
+            if not self._has(sha256, size):
+                self._store.put(self.key(sha256), self._sent(chunks(), sha256, held=held))
+            else:
+                self._tally.add(done=size)
+        self._tally.add(done_files=1)
         return sha256, size
 
-    def put_file(self, path: Path) -> tuple[str, int]:
+    def announce(self, paths: Iterable[Path]) -> None:
+        """Count files into the totals before the first of them is put with ``announced=True``."""
+        sizes = [path.stat().st_size for path in paths]
+        self._tally.add(total=sum(sizes), total_files=len(sizes))
+
+    def put_file(self, path: Path, *, announced: bool = False) -> tuple[str, int]:
         """Store a file of the user's; raises ``NotFound`` when it is not there. Memory stays bounded at any size."""
         try:
-            size = path.stat().st_size
-            if size <= _SMALL:
-                return self.put_bytes(path.read_bytes())
-            return self.put_chunks(lambda: read_chunks(path), held=False)
+            if not announced:
+                self.announce([path])
+            if path.stat().st_size <= _SMALL:
+                return self._put_view(memoryview(path.read_bytes()))
+            return self._put_stream(lambda: read_chunks(path), held=False)
         except FileNotFoundError as error:
             raise NotFound(f"there is no file {str(path)!r}", resource=str(path)) from error
 
@@ -119,7 +155,7 @@ class Blobs:
             if not held:
                 digest.update(chunk)
             yield bytes(chunk)
-            self._progress(len(chunk))
+            self._tally.add(done=len(chunk))
         if not held and digest.hexdigest() != sha256:
             raise Conflict("the file changed while it was being saved", hint="save it again when nothing writes to it")
 
@@ -147,7 +183,7 @@ class Blobs:
     def _put_temporary(self, root: Path, folder: int, chunks: Iterable[memoryview], *, held: bool) -> tuple[str, int]:
         handle, temporary = folders.open_temporary(folder)
         try:
-            sha256, size = _write_hashed(handle, chunks, held=held, progress=self._progress)
+            sha256, size = _write_hashed(handle, chunks, held=held, tally=self._tally)
             if not self._has(sha256, size):
                 parent, _, name = self.key(sha256).rpartition("/")
                 folders.make_folders(str(root), parent)
@@ -233,7 +269,7 @@ def read_chunks(path: Path) -> Iterator[memoryview]:
             yield memoryview(chunk)
 
 
-def _write_hashed(handle: int, chunks: Iterable[memoryview], *, held: bool, progress: Progress) -> tuple[str, int]:
+def _write_hashed(handle: int, chunks: Iterable[memoryview], *, held: bool, tally: _Tally) -> tuple[str, int]:
     """Write and hash at the same time, then make durable. Both release the interpreter, so they really overlap."""
     waiting: queue.Queue[memoryview | None] = queue.Queue(maxsize=0 if held else 4)
     digest, size = hashlib.sha256(), 0
@@ -251,7 +287,7 @@ def _write_hashed(handle: int, chunks: Iterable[memoryview], *, held: bool, prog
             while rest:
                 rest = rest[os.write(handle, rest) :]
             size += len(chunk)
-            progress(len(chunk))
+            tally.add(done=len(chunk))
     finally:
         waiting.put(None)
     try:

@@ -160,9 +160,9 @@ def _untag(plain: Any) -> Any:
 def _numpy_scalar(plain: list[Any]) -> Any:
     import numpy as np
 
-    return (
-        np.frombuffer(plain[2], dtype=_plain_dtype(plain[1]), count=1)[0] if plain[2] else _plain_dtype(plain[1]).type()
-    )
+    dtype = _plain_dtype(plain[1])
+    # NumPy reads no buffer of items without bytes: numpy.str_("") and numpy.bytes_(b"").
+    return np.frombuffer(plain[2], dtype=dtype, count=1)[0] if dtype.itemsize else dtype.type()
 
 
 def _numpy_array(plain: list[Any]) -> Any:

@@ -137,6 +137,7 @@ def parquet_options(table: Any) -> dict[str, Any]:
         "row_group_size": _ROW_GROUP,
         "version": "2.6",
         "store_schema": True,
+        "write_statistics": False,  # the manifest has them, and nothing selects rows by them
     }
 
 
@@ -153,7 +154,7 @@ def _is_repeated(values: Chunked) -> bool:
     if not (test.is_string(kind) or test.is_large_string(kind) or test.is_binary(kind) or test.is_large_binary(kind)):
         return False
     step = max(1, len(values) // _SAMPLE)
-    sample = values.take(pa.array(range(0, len(values), step)))
+    sample = values.take(pa.array(range(0, len(values), step), pa.int64()))
     return bool(len(sample.unique()) * 2 <= len(sample))
 
 
@@ -271,7 +272,7 @@ class Extremes:
 
     def summary(self, name: str, dtype: str) -> ColumnSummary:
         low, high = (_plain(self._low), _plain(self._high)) if self._ordered else (None, None)
-        return ColumnSummary(name=name, dtype=dtype, nulls=self._nulls, min=low, max=high)
+        return ColumnSummary(name=name, dtype=dtype, nulls=self._nulls, minimum=low, maximum=high)
 
 
 def _is_span(kind: Any) -> bool:
@@ -279,7 +280,7 @@ def _is_span(kind: Any) -> bool:
     return bool(pa.types.is_interval(kind) or pa.types.is_duration(kind))
 
 
-def _plain(scalar: Any) -> str | float | None:
+def _plain(scalar: Any) -> str | int | float | None:
     value = scalar.cast(pa.string()).as_py() if pa.types.is_temporal(scalar.type) else scalar.as_py()
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
@@ -288,5 +289,5 @@ def _plain(scalar: Any) -> str | float | None:
         return text if len(text) <= 64 else text[:61] + "..."
     if isinstance(value, int) and abs(value) > 2**53:
         return str(value)  # JSON readers other than Python's lose digits here
-    number: float = value
+    number: int | float = value
     return number

@@ -97,6 +97,13 @@ def file_as_arrow(item: Item, blobs: Blobs, columns: Sequence[Any] | None) -> An
     return table if columns is None else _selected(table, columns)
 
 
+def file_as_array(item: Item, blobs: Blobs) -> Any:
+    """A stored ``.npy`` file as the array in it."""
+    from ml_toolbox.datasets.arrays import read_bytes
+
+    return read_bytes(blobs.read(item.parts[0], check=True))
+
+
 def _selected(table: Any, columns: Sequence[Any]) -> Any:
     for wanted in columns:
         if wanted not in table.column_names:

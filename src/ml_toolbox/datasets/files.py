@@ -21,13 +21,14 @@ _FORMATS = {
     ".pq": "parquet",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".npy": "npy",
 }
 _THREADS = 8
 _BLOCK = 16 * 1024 * 1024
 
 
 def format_of_file(name: str) -> str | None:
-    """``csv``, ``tsv``, ``parquet`` or ``jsonl`` by the name's ending; ``None`` for every other file."""
+    """``csv``, ``tsv``, ``parquet``, ``jsonl`` or ``npy`` by the name's ending; ``None`` for every other file."""
     return _FORMATS.get(PurePosixPath(name.lower()).suffix)
 
 
@@ -57,11 +58,12 @@ def _check_file_name(name: str) -> None:
 
 def _write_folder(name: str, folder: Path, blobs: Blobs) -> Item:
     files, empty = _walk(folder)
+    blobs.announce(folder / path for path in files)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="dataset-file") as pool:
-        stored = list(pool.map(lambda path: blobs.put_file(folder / path), files))
+        stored = list(pool.map(lambda path: blobs.put_file(folder / path, announced=True), files))
     parts = tuple(Part(sha256=sha256, size=size, format="raw") for sha256, size in stored)
     spec = {"paths": files, "empty_folders": empty}
-    return Item(name=name, kind="folder", rows=len(files), parts=parts, spec=spec)
+    return Item(name=name, kind="folder", rows=None, parts=parts, spec=spec)
 
 
 def _walk(folder: Path) -> tuple[list[str], list[str]]:
@@ -136,6 +138,8 @@ def restore_path(item: Item, blobs: Blobs, folder: Path) -> Path:
 
 def read_schema(path: Path, kind: str) -> tuple[tuple[ColumnSummary, ...], int]:
     """Columns (with nulls, least and greatest) and rows of a table file, memory bounded; ``Invalid`` when it is none."""
+    if kind == "npy":
+        return _read_npy_schema(path)
     try:
         import pyarrow as pa
     except ImportError as error:
@@ -151,6 +155,22 @@ def read_schema(path: Path, kind: str) -> tuple[tuple[ColumnSummary, ...], int]:
             field="data",
             resource=str(path),
         ) from error
+
+
+def _read_npy_schema(path: Path) -> tuple[tuple[ColumnSummary, ...], int]:
+    from ml_toolbox.datasets.arrays import map_file
+
+    try:
+        array = map_file(path)
+    except (ValueError, LookupError, SyntaxError, EOFError) as error:
+        raise Invalid(
+            f"{str(path)!r} cannot be read as npy: {error}",
+            hint="arrays of Python objects are pickled by NumPy and never loaded; save the array itself with `put`",
+            field="data",
+            resource=str(path),
+        ) from error
+    shape = " x ".join(str(length) for length in array.shape)
+    return (ColumnSummary(name=shape or "scalar", dtype=str(array.dtype)),), len(array) if array.ndim else 1
 
 
 def _summarise_batches(path: Path, kind: str) -> tuple[tuple[ColumnSummary, ...], int]:

@@ -37,8 +37,8 @@ class ColumnSummary:
     dtype: str
     nulls: int | None = None
     """Missing values as the column's own type counts them (NaN in a float column is a value). ``None``: not counted."""
-    min: str | float | None = None
-    max: str | float | None = None
+    minimum: str | int | float | None = None
+    maximum: str | int | float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Item:
     name: str
     kind: Kind
     rows: int | None
-    """Length of the first axis, rows of a table or file; number of files of a folder; ``None`` when not known."""
+    """Length of the first axis, rows of a table or table file; ``None`` for other files and folders."""
     parts: tuple[Part, ...]
     spec: dict[str, Any] = field(default_factory=dict)
     """The recipe that turns the parts back into what was saved; JSON values only."""
@@ -67,6 +67,12 @@ class DatasetManifest:
     def rows(self) -> int | None:
         """Rows of the first item."""
         return self.items[0].rows if self.items else 0
+
+    @property
+    def files(self) -> int | None:
+        """How many of the user's own files are in it; ``None`` when none of the items is one."""
+        counts = [len(item.parts) for item in self.items if item.kind in ("file", "folder")]
+        return sum(counts) if counts else None
 
     @property
     def parts(self) -> tuple[Part, ...]:

@@ -134,7 +134,7 @@ def _summary(name: str, column: Any) -> ColumnSummary:
         counted = summarise(name, dtype, pa.chunked_array([pa.array(column)]) if dtype != "category" else _no_values())
     except (pa.ArrowException, TypeError, ValueError):
         return ColumnSummary(name=name, dtype=dtype, nulls=nulls)  # a type without an order
-    return ColumnSummary(name=name, dtype=dtype, nulls=nulls, min=counted.min, max=counted.max)
+    return ColumnSummary(name=name, dtype=dtype, nulls=nulls, minimum=counted.minimum, maximum=counted.maximum)
 
 
 def _no_values() -> Chunked:
@@ -216,8 +216,11 @@ def _assemble(
     item: Item, labels: Any, positions: list[int], get: Get, *, start: int = 0, rows: int | None = None
 ) -> Any:
     index = _index_rows(item.spec["index"], get, start, rows)
-    values = {i: decode_values(item.spec["values"][p], get) for i, p in enumerate(positions)}
-    frame = pd.DataFrame(values, index=index, copy=False) if values else pd.DataFrame(index=index)
+    arrays = [decode_values(item.spec["values"][p], get) for p in positions]
+    # Series of a stated dtype, because a frame made of object arrays would guess other types for them.
+    columns = {i: pd.Series(array, dtype=array.dtype, copy=False) for i, array in enumerate(arrays)}
+    frame = pd.DataFrame(columns, copy=False) if columns else pd.DataFrame(index=index)
+    frame.index = index
     frame.columns = (
         labels if len(positions) == len(labels) and positions == list(range(len(labels))) else labels[positions]
     )

@@ -65,6 +65,9 @@ def _refused(column: Any, reason: str) -> Invalid:
 
 
 def _from_arrow(name: str, values: Chunked, dtype: Any) -> Any:
+    if isinstance(dtype, pl.Array):
+        # polars 2.1 rejects a slice of a fixed-size list that has nulls; joining copies it to its own start.
+        values = chunked(pa.concat_arrays([*values.chunks, pa.array([], values.type)]))
     series = pl.from_arrow(values)
     assert isinstance(series, pl.Series)  # noqa: S101 - told to the type checker: an array gives a Series
     series = series.alias(name)

@@ -136,8 +136,10 @@ def _read_file(item: Item, blobs: Blobs, *, columns: Sequence[Any] | None, as_: 
         if columns is not None:
             raise _no_columns("a file or folder that is loaded as it is")
         return restore_path(item, blobs, into or _temporary())
-    from ml_toolbox.datasets.convert import convert, file_as_arrow
+    from ml_toolbox.datasets.convert import convert, file_as_array, file_as_arrow
 
+    if item.spec.get("format") == "npy":
+        return convert(file_as_array(item, blobs), as_)
     return convert(file_as_arrow(item, blobs, columns), as_)
 
 

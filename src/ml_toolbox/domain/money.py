@@ -29,4 +29,6 @@ class Money:
 
     def __str__(self) -> str:
         dollars = Decimal(self.micros) / 1_000_000
+        if 0 < self.micros < 100:
+            return "<$0.0001"
         return f"${dollars:.2f}" if self.micros == 0 or abs(dollars) >= 1 else f"${dollars:.4f}"

@@ -6,14 +6,16 @@ import importlib.util
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal
+from urllib.parse import quote
 
-from ml_toolbox.base.errors import Denied, Invalid, MissingExtra
+from ml_toolbox.base.errors import Denied, Invalid, MissingExtra, Unsupported
 from ml_toolbox.base.uri import Uri
+from ml_toolbox.objects.azure_sas import BlobSigner
 from ml_toolbox.objects.faults import translate
-from ml_toolbox.objects.remote import Clients
+from ml_toolbox.objects.remote import Clients, Presign
 from ml_toolbox.objects.settings import AzureCredentials, S3Credentials, StoreSettings
 
 _AZURITE_ACCOUNT: Final = "devstoreaccount1"
@@ -46,7 +48,8 @@ def s3(place: Uri, settings: StoreSettings) -> Clients:
 
     endpoint = s3_endpoint(settings)
     allow_http = _allow_http(endpoint, settings, "AWS_ALLOW_HTTP", "AWS_ENDPOINT_URL")
-    config: dict[str, Any] = {"unsigned_payload": _unsigned(endpoint, settings)}
+    # Objects are deleted one by one here, for which the bulk request is heavier and fewer servers know it.
+    config: dict[str, Any] = {"unsigned_payload": _unsigned(endpoint, settings), "disable_bulk_delete": True}
     if endpoint:
         config["aws_endpoint_url_s3"] = endpoint
     provider = None
@@ -127,7 +130,38 @@ def azure(place: Uri, settings: StoreSettings) -> Clients:
     if endpoint:
         config["endpoint"] = endpoint
     own, provider = _azure_identity(settings, said if account == said.account else _AzureAccount(account))
-    return _build(AzureStore, place, container, config | own, settings, allow_http, provider)
+    clients = _build(AzureStore, place, container, config | own, settings, allow_http, provider)
+    return replace(clients, presign=_azure_presign(clients, own, account, endpoint, container))
+
+
+def _azure_presign(clients: Clients, own: dict[str, Any], account: str, endpoint: str, container: str) -> Presign:
+    """With the account key we sign; with other credentials obstore does, which fails for names that need encoding."""
+    import obstore
+
+    def by_key(method: Literal["GET", "PUT"], key: str, expires: timedelta) -> str:
+        signer = BlobSigner(
+            account=account,
+            account_key=own["account_key"],
+            endpoint=endpoint or f"https://{account}.blob.core.windows.net",
+            container=container,
+        )
+        now = datetime.now(UTC)
+        # The start lies back a little, because clocks differ (Azure's own advice: 15 minutes).
+        return signer.url(
+            key, permissions="r" if method == "GET" else "cw", start=now - timedelta(minutes=15), expiry=now + expires
+        )
+
+    def by_library(method: Literal["GET", "PUT"], key: str, expires: timedelta) -> str:
+        if quote(key, safe="/~") != key:
+            raise Unsupported(
+                f"signing a URL for {key!r} without the account key: its name needs percent-encoding",
+                hint="use an account key, or a key of letters, digits, '-', '.', '_', '~' and '/'",
+                resource=key,
+            )
+        url: str = obstore.sign(clients.retrying, method, key, expires)
+        return url
+
+    return by_key if "account_key" in own else by_library
 
 
 def _azure_credentials(settings: StoreSettings) -> AzureCredentials:

@@ -12,7 +12,7 @@ import heapq
 import itertools
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
@@ -109,12 +109,18 @@ class LocalObjectStore:
     # writing
 
     def put(self, key: str, body: Body, *, mode: PutMode = _OVERWRITE) -> Version:
+        return self.write(key, lambda fd: _fill(fd, body), mode=mode)
+
+    def write(self, key: str, fill: Callable[[int], None], *, mode: PutMode = _OVERWRITE) -> Version:
+        """Like ``put``, with the bytes written by ``fill`` to the descriptor it is given, in any order and from any thread.
+        When ``fill`` raises, nothing has changed."""
         self._guard.check(self.uri)
         parent, _, name = check_key(key).rpartition("/")
         try:
             folder, fd, temporary = self._begin(parent)
             try:
-                _fill(fd, body)
+                self._refuse_early(folder, name, key, mode)
+                fill(fd)
                 status = folders.seal(fd)
                 linked = self._publish(folder, temporary, name, key, mode)
                 if linked:
@@ -162,6 +168,15 @@ class LocalObjectStore:
                 self._compare(folder, name, key, mode.version)
             os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
         return False
+
+    def _refuse_early(self, folder: int, name: str, key: str, mode: PutMode) -> None:
+        """A condition that fails already need not wait for the disk; what counts is the check in `_publish`."""
+        if isinstance(mode, IfMatch):
+            self._compare(folder, name, key, mode.version)
+        elif isinstance(mode, CreateOnly):
+            status = _status(folder, name)
+            if status is not None and not stat.S_ISDIR(status.st_mode):
+                raise Conflict(f"{key} exists already in {self.uri}", resource=f"{self.uri}/{key}")
 
     def _make_room(self, folder: int, name: str, key: str) -> None:
         """A folder left empty by somebody who was killed while tidying up is no object; one with objects is in the way."""

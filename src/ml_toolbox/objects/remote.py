@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final, Literal, TypeAlias
 
 from ml_toolbox.base.errors import Invalid, Unavailable
 from ml_toolbox.base.uri import MAX_KEY_BYTES, RESERVED_PREFIX, Uri, check_key, check_prefix
@@ -31,6 +31,9 @@ _LIST_PAGE: Final = 1000
 _OVERWRITE: Final = Overwrite()
 
 
+Presign: TypeAlias = Callable[[Literal["GET", "PUT"], str, timedelta], str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clients:
     """The obstore objects behind a store: one that retries by itself, and one that never does.
@@ -41,6 +44,8 @@ class Clients:
 
     retrying: Any
     once: Any
+    presign: Presign | None = None
+    """Signs a URL where obstore's own signing does not do."""
 
 
 class RemoteObjectStore:
@@ -62,6 +67,7 @@ class RemoteObjectStore:
         self._connect = connect
         self._clients: Clients | None = None
         self._lock = threading.Lock()
+        self.probe = probe
         self._conditional = ConditionalWrites(
             str(Uri(place.scheme, place.root)), self._base, self._ready, probe=probe, retries=retries
         )
@@ -116,7 +122,15 @@ class RemoteObjectStore:
             return b""
         return self._range(key, start, end, None)[0]
 
+    def get_view(self, key: str, start: int, end: int) -> memoryview:
+        """Like ``get_range`` for ``start`` before ``end``, without the copy into ``bytes``; for bulk transfers."""
+        return self._view(check_key(key), start, end, None)[0]
+
     def _range(self, key: str, start: int, end: int, e_tag: str | None) -> tuple[bytes, ObjectMeta]:
+        view, meta = self._view(key, start, end, e_tag)
+        return bytes(view), meta
+
+    def _view(self, key: str, start: int, end: int, e_tag: str | None) -> tuple[memoryview, ObjectMeta]:
         """The bytes and the object they belong to. Servers refuse a range that begins at the end: there that is empty."""
         import obstore
 
@@ -128,7 +142,7 @@ class RemoteObjectStore:
         try:
             result = obstore.get(store, full, options=options)
             meta = self._meta(result.meta)
-            return result.bytes().to_bytes(), meta
+            return memoryview(result.bytes()), meta
         except Exception as error:  # every class of the library, by the table
             ours = translate(error, key, self.uri)
             if isinstance(
@@ -138,7 +152,7 @@ class RemoteObjectStore:
                 if start > meta.size:
                     raise _bad_range(key, start, end) from error
                 if start == meta.size:
-                    return b"", meta
+                    return memoryview(b""), meta
             raise ours from error
 
     def stream(self, key: str, *, chunk_size: int = 8 * 1024 * 1024) -> Iterator[bytes]:
@@ -260,9 +274,11 @@ class RemoteObjectStore:
             raise Invalid(f"expires: {expires} is not a time to come", field="expires")
         import obstore
 
-        store = self._ready().retrying
+        clients = self._ready()
+        if clients.presign is not None:
+            return clients.presign(method, full, expires)
         try:
-            url: str = obstore.sign(store, method, full, expires)
+            url: str = obstore.sign(clients.retrying, method, full, expires)
         except Exception as error:  # every class of the library, by the table
             raise translate(error, key, self.uri) from error
         return url

@@ -89,7 +89,8 @@ def _graph(model: Any, sample: Sample, signature: Signature, form: str, dtype: s
         types = [("input", number([None, len(sample.inputs)]))]
     options = {id(model): {"zipmap": False}} if signature.classes and hasattr(model, "predict_proba") else None
     with _quiet():
-        graph = convert_sklearn(model, initial_types=types, options=options, target_opset=_OPSETS)
+        # Named, because the default is a random identifier and equal models should give equal files.
+        graph = convert_sklearn(model, name="model", initial_types=types, options=options, target_opset=_OPSETS)
     trees = any(node.op_type.startswith("TreeEnsemble") for node in graph.graph.node)
     if trees and form != "float32":
         _single_precision_trees(graph.graph)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_toolbox.base.clock import iso
-from ml_toolbox.base.errors import Conflict, Invalid
+from ml_toolbox.base.errors import Conflict, Invalid, Untrusted
 from ml_toolbox.base.ids import check_name, nonce
 from ml_toolbox.packages.engines import distribution, installed_version
 from ml_toolbox.packages.flavours import detect, flavour_module
@@ -42,6 +42,7 @@ class _Wish:
     lineage: Lineage = field(default_factory=Lineage)
     name: str = ""
     artifacts: Mapping[str, Path] = field(default_factory=dict)
+    convert: bool = True
 
 
 def save_model(
@@ -56,13 +57,14 @@ def save_model(
     lineage: Lineage | None = None,
     name: str = "",
     artifacts: Mapping[str, Path] | None = None,
+    convert: bool = True,
 ) -> Manifest:
     """Write ``model`` as a package into ``folder``, which must not exist or be empty, and return its manifest.
 
     ``sample_input`` (a few hundred rows of the training input) teaches the signature and proves engines; without it rows are
     drawn, where the model knows its number of features. ``sample_output``, if given, must be what the model predicts for
-    it. ``artifacts`` (relative name -> file) are kept under ``artifacts/``. The model is read back and compared before the
-    package appears: what cannot come back equal is refused here.
+    it. ``artifacts`` (relative name -> file) are kept under ``artifacts/``. ``convert=False`` looks for no faster engine.
+    The model is read back and compared before the package appears: what cannot come back equal is refused here.
 
     Raises:
         Conflict: ``folder`` exists and is not empty; nothing was changed.
@@ -79,6 +81,7 @@ def save_model(
         lineage=lineage or Lineage(),
         name=check_name(name) if name else "",
         artifacts=artifacts or {},
+        convert=convert,
     )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise Conflict(
@@ -132,8 +135,9 @@ def _write(model: Any, folder: Path, wish: _Wish) -> Manifest:
             classes=written.classes,
         )
         _check_sample_output(wish.sample_output, written.answers)
-        found = module.engines(model, folder, sample, signature, written.answers)
-        engines, refused = found.kept, dict(found.refused)
+        if wish.convert:
+            found = module.engines(model, folder, sample, signature, written.answers)
+            engines, refused = found.kept, dict(found.refused)
         (folder / SAMPLE_NAME).write_bytes(dump_sample(sample, written.answers))
     original = EngineEntry(
         kind=written.kind,
@@ -167,7 +171,7 @@ def _write(model: Any, folder: Path, wish: _Wish) -> Manifest:
         sample=SAMPLE_NAME if signature is not None else "",
         refused_engines=refused,
     )
-    write_mlmodel(folder, manifest)
+    write_mlmodel(folder, manifest, written.skops_types)
     manifest = _listed(folder, manifest, frozenset(written.executes_code))
     (folder / MANIFEST_NAME).write_bytes(dump_manifest(manifest))
     _prove_round_trip(folder, manifest, written.answers)
@@ -239,8 +243,22 @@ def _listed(folder: Path, manifest: Manifest, executes_code: frozenset[str]) -> 
     entries = []
     for relative, path in list_files(folder):
         digest, size = sha256_file(path)
-        entries.append(FileEntry(path=relative, size=size, sha256=digest, executes_code=relative in executes_code))
+        marked = relative in executes_code or (relative.startswith(f"{ARTIFACTS_FOLDER}/") and _is_unsafe(path))
+        entries.append(FileEntry(path=relative, size=size, sha256=digest, executes_code=marked))
     return replace(manifest, files=tuple(entries))
+
+
+def _is_unsafe(path: Path) -> bool:
+    """Whether a file kept beside the model is one that only trust should open."""
+    from ml_toolbox.packages.screening import screen
+
+    try:
+        screen(path)
+    except Untrusted:
+        return True
+    except Invalid:
+        return False  # damaged or misnamed, but it runs nothing
+    return False
 
 
 def _requirements(modules: Sequence[str]) -> tuple[str, ...]:

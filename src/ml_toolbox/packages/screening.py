@@ -93,7 +93,7 @@ def _refuse_code(name: str, suffix: str, head: bytes) -> None:
     if suffix in _CODE_NAMES or head.startswith(_NATIVE):
         raise Untrusted(f"{name} is a program", resource=name, hint="a model package holds data; remove it")
     for content in (head, _decompressed(head)):
-        if content and (pickle_calls(content) or (content[:1] == b"\x80" and content[1:2] in b"\x02\x03\x04\x05")):
+        if content and (pickle_calls(content) or _begins_as_pickle(content, suffix)):
             raise _pickle(name)
     if suffix in _PICKLE_NAMES and not zipfile.is_zipfile(io.BytesIO(head)):
         raise _pickle(name)
@@ -103,6 +103,13 @@ def _refuse_code(name: str, suffix: str, head: bytes) -> None:
             resource=name,
             hint="export the model to ONNX",
         )
+
+
+def _begins_as_pickle(content: bytes, suffix: str) -> bool:
+    """A protocol mark at the start: a pickle that is cut, damaged or larger than what was read."""
+    if suffix == ".safetensors" and content[8:9] == b"{":
+        return False  # the length of its header may happen to be written like one, e.g. 640 is 80 02
+    return content[:1] == b"\x80" and content[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
 
 
 def _pickle(name: str) -> Untrusted:

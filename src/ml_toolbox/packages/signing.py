@@ -84,6 +84,6 @@ def _library(part: str) -> Any:
     try:
         return import_module(f"model_signing.{part}")
     except ImportError as error:
-        if error.name != "model_signing":
+        if (error.name or "").split(".")[0] not in ("model_signing", "OpenSSL"):
             raise
-        raise MissingExtra.named("model-signing", "signing", "signing and verifying packages") from error
+        raise MissingExtra.named(error.name or "model-signing", "signing", "signing and verifying packages") from error

@@ -12,7 +12,7 @@ class Trust:
 
     explicit: bool = False
     """The user says so: these files come from a place they control."""
-    public_key: Path | None = None
+    public_key: str | Path | None = None
     """PEM file of an elliptic-curve public key. The package must carry a valid OpenSSF model signature by it, whether or not
     it contains code, and code in it is then permitted."""
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from ml_toolbox.ports.endpoints import EndpointBackend
-from ml_toolbox.ports.jobs import JobBackend
 from ml_toolbox.ports.lacks import Lacking
-from ml_toolbox.ports.metrics import MetricSink
-from ml_toolbox.ports.secrets import SecretStore
+
+if TYPE_CHECKING:
+    # Every command knows its providers, and only some need each of these: their values take milliseconds to define.
+    from ml_toolbox.ports.endpoints import EndpointBackend
+    from ml_toolbox.ports.jobs import JobBackend
+    from ml_toolbox.ports.metrics import MetricSink
+    from ml_toolbox.ports.secrets import SecretStore
 
 ENTRY_POINT_GROUP = "ml_toolbox.providers"
 

@@ -1,8 +1,8 @@
 """The process that outlives its supervisor's death, by whatever signal, and leaves nothing running.
 
-``start`` forks: the parent becomes the guardian and the reaper of every orphan below it (``PR_SET_CHILD_SUBREAPER``,
-prctl(2)), so a training process cannot escape by making its own session or by its parent's death; the child goes on as
-the supervisor. Three lines of defence, each enough alone:
+``start`` forks: the parent becomes the guardian, the child goes on as the supervisor. Both are reapers of every orphan
+below them (``PR_SET_CHILD_SUBREAPER``, prctl(2)), so a training process cannot escape by making its own session or by
+its parent's death. Three lines of defence, each enough alone:
 
 1. the supervisor dies - the guardian, its parent, knows at once and kills all its descendants;
 2. the guardian dies - the supervisor sees its parent change within a tick and ends the job;
@@ -15,25 +15,22 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import time
 from collections.abc import Callable
 from typing import NoReturn
 
 from ml_toolbox.base.processes import kill_until_gone
-from ml_toolbox.runtime import digest
-from ml_toolbox.runtime.job import Layout, read_json, write_json
+from ml_toolbox.runtime.ending import record_lost
+from ml_toolbox.runtime.job import Layout
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
-FINAL_STATES = ("succeeded", "failed", "stopped")
-
 
 def start(layout: Layout, mark: str, supervise: Callable[[], int]) -> int:
     """Split in two. In the guardian: returns the exit status for the entry point once everything has ended. In the
     supervisor: runs ``supervise`` and never returns."""
-    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _adopt_orphans()
     supervisor = os.fork()
     if supervisor == 0:
         _leave(supervise)
@@ -46,20 +43,17 @@ def start(layout: Layout, mark: str, supervise: Callable[[], int]) -> int:
     return 0 if status == 0 else 1
 
 
-def record_lost(layout: Layout, what: str) -> None:
-    """Write the final status of a job whose supervisor died, unless it had written one itself."""
-    status = read_json(layout.status) or {}
-    if status.get("state") not in FINAL_STATES and os.path.isdir(layout.root):
-        ended = {"state": "failed", "failure": digest.of_lost(what), "ended_at": time.time()}
-        write_json(layout.status, {**status, **ended}, durable=True)
-
-
 def die_with_parent() -> None:
     """In a fresh child: be killed when the parent dies, whatever the parent's own end."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+def _adopt_orphans() -> None:
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
 def _leave(supervise: Callable[[], int]) -> NoReturn:
+    _adopt_orphans()  # not inherited through fork
     status = 70
     try:
         status = supervise()

@@ -86,6 +86,7 @@ class Layout:
         self.intermediate = os.path.join(self.output, "intermediate")
         self.failure = os.path.join(self.output, "failure")
         self.checkpoints = os.path.join(self.ml, "checkpoints")
+        self.mlruns = os.path.join(root, "mlruns")
         self.tensorboard = os.path.join(self.ml, "tensorboard")
 
     def make(self, checkpoints: str | None = None) -> None:

@@ -47,6 +47,13 @@ class Progress:
         self.changed = self.changed or bool(found)
         return found
 
+    def measure(self, metrics: dict[str, float]) -> None:
+        """Take in values known from elsewhere."""
+        before = dict(self.metrics)
+        for name, value in metrics.items():
+            self._measure(name, value)
+        self.changed = self.changed or before != self.metrics
+
     def _measure(self, name: str, value: Any) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return False

@@ -97,13 +97,14 @@ def capture(layout: Layout) -> dict[str, Any]:
     from ml_toolbox import packages
     from ml_toolbox.base.errors import ToolboxError
 
+    job = RuntimeJob.read(layout.job)
     try:
-        packages.capture(folder, layout.package, lineage=_lineage(layout))
+        report = packages.capture(folder, layout.package, lineage=_lineage(layout, job), name=job.name)
     except ToolboxError as error:
         return {"model": None, "problem": str(error)}
     except Exception as error:  # noqa: BLE001 - the process's edge: a defect in a framework must not lose a trained model
         return {"model": None, "problem": f"{type(error).__name__}: {error}"}
-    return {"model": layout.package}
+    return {"model": layout.package, "notes": list(report.notes)}
 
 
 def _model_folder(layout: Layout) -> str | None:
@@ -129,10 +130,9 @@ def _has_files(folder: str) -> bool:
     return any(files for _, _, files in os.walk(folder))
 
 
-def _lineage(layout: Layout) -> Any:
+def _lineage(layout: Layout, job: RuntimeJob) -> Any:
     from ml_toolbox.packages.manifest import Lineage
 
-    job = RuntimeJob.read(layout.job)
     noted = _noted(layout, job.mark)
     return Lineage(
         job=job.job,

@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from ml_toolbox.base import processes
-from ml_toolbox.runtime import dialects, digest, guardian, staging
+from ml_toolbox.runtime import dialects, digest, guardian, mlflow_files, staging
 from ml_toolbox.runtime.child import Child, Ended
 from ml_toolbox.runtime.job import Layout, RuntimeJob, read_json, write_json
 from ml_toolbox.runtime.output import Log
@@ -92,12 +92,17 @@ class Supervisor:
         for path, value in dialects.files(self.job, self.layout, channels).items():
             write_json(path, value)
         self.watch.hash_inputs(self.job.inputs, self.job.identities)
-        child = Child(
-            self._command(interpreter, channels),
-            cwd=self.layout.code,
-            environment=self._environment(interpreter, channels, devices),
-            cpus=_cpu_set(self.job.cpus, place),
-        )
+        command = self._command(interpreter, channels)
+        try:
+            child = Child(
+                command,
+                cwd=self.layout.code,
+                environment=self._environment(interpreter, channels, devices),
+                cpus=_cpu_set(self.job.cpus, place),
+            )
+        except OSError as error:
+            failure = digest.of_environment(f"{command[0]} cannot be started: {error.strerror}")
+            raise NotStarted("failed", failure) from error
         self._note(state="running", started_at=time.time())
         self.watch.begin(self.job.max_duration_s)
         ended = self.watch.follow(child, self.progress, self.status)
@@ -177,6 +182,8 @@ class Supervisor:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(number) for number in devices.numbers)
         host = dialects.Host(cpus=cpus, gpus=len(devices.numbers))
         environment |= dialects.variables(self.job, self.layout, channels, host)
+        if "MLFLOW_TRACKING_URI" not in environment:
+            environment |= mlflow_files.variables(self.layout.mlruns)
         environment["PYTHONUNBUFFERED"] = "1"
         environment["PATH"] = os.pathsep.join([os.path.dirname(interpreter), environment.get("PATH", os.defpath)])
         return self._marked(environment | self.job.variables)
@@ -227,11 +234,13 @@ class Supervisor:
         return {**failure, "cause": first, "evidence": failure["cause"]} if first else failure
 
     def _finish(self, state: str, failure: digest.Digest | None, result: dict[str, Any]) -> None:
-        processes.kill_until_gone(self.job.mark, parents=(self.guardian,), spare=(os.getpid(),))
+        processes.kill_until_gone(self.job.mark, parents=(os.getpid(),))
         if failure is not None:
             self.log.say(f"failed: {failure['cause']}" + (f" at {failure['where']}" if failure["where"] else ""))
         elif result.get("problem"):
             self.log.say(f"no model package: {result['problem']}")
+        for note in result.get("notes", ()):
+            self.log.say(f"model: {note}")
         self.log.close()
         shutil.rmtree(os.path.join(self.layout.root, "tmp"), ignore_errors=True)
         self.watch.note_progress(self.progress, self.status)

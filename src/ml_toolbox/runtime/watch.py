@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from ml_toolbox.base import processes
-from ml_toolbox.runtime import staging
+from ml_toolbox.runtime import mlflow_files, staging
 from ml_toolbox.runtime.child import Child, Ended, Reason
 from ml_toolbox.runtime.job import Layout, RuntimeJob, read_json, write_json
 from ml_toolbox.runtime.output import Log, Pipe
@@ -23,6 +23,8 @@ _TICK_S = 0.1
 """Longest time between two looks at limits, progress and the stop file."""
 _STATUS_S = 0.2
 """Shortest time between two writes of progress to the status file."""
+_TRACKED_S = 1.0
+"""Shortest time between two looks into MLflow's files."""
 
 
 class Watch:
@@ -39,6 +41,7 @@ class Watch:
         self._hashing: threading.Thread | None = None
         self._progress_at = 0
         self._written_at = 0.0
+        self._tracked_at = 0.0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
@@ -95,8 +98,11 @@ class Watch:
                     elif not _read(key.data):
                         selector.unregister(key.fd)
                 now = time.monotonic()
+                _reap_orphans(child.pid)
                 if status is not None:
-                    self._take_reports(progress)
+                    tracked = now - self._tracked_at >= _TRACKED_S
+                    self._tracked_at = now if tracked else self._tracked_at
+                    self._take_reports(progress, tracked=tracked)
                     if progress.changed and now - self._written_at >= _STATUS_S:
                         self._written_at = now
                         self.note_progress(progress, status)
@@ -120,7 +126,7 @@ class Watch:
         self._kill_all()
         for pipe in pipes:
             pipe.drain(within_s=5.0)
-        self._take_reports(progress)
+        self._take_reports(progress, tracked=status is not None)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         return Ended(code, reason, last[0], used, peak, _oom_kills() - kills_before)
 
@@ -153,7 +159,10 @@ class Watch:
                 with open(self._layout.progress, "a", encoding="utf-8") as file:
                     file.write(text)
 
-    def _take_reports(self, progress: Progress) -> None:
+    def _take_reports(self, progress: Progress, *, tracked: bool = False) -> None:
+        """New reports; with ``tracked`` also MLflow's files, which takes a walk through them."""
+        if tracked and os.path.isdir(self._layout.mlruns):
+            progress.measure(mlflow_files.latest(self._layout.mlruns))
         try:
             size = os.stat(self._layout.progress).st_size
         except FileNotFoundError:
@@ -170,7 +179,7 @@ class Watch:
 
     def _answer(self, progress: Progress) -> None:
         """The script has ended and waits to package its model: tell it the lineage that only we know."""
-        self._take_reports(progress)
+        self._take_reports(progress, tracked=True)
         self.finish_hashing()
         write_json(self._layout.lineage, {"data": self._identities, "metrics": progress.metrics})
 
@@ -186,13 +195,13 @@ class Watch:
         return float((asked or {}).get("grace_s", self._job.stop_grace_s))
 
     def _memory_used(self) -> int:
-        pids = processes.descendants(self._guardian) - {os.getpid()}
+        pids = processes.descendants(os.getpid())
         used = processes.resident_bytes(pids)
         # The cheap sum counts shared pages often; only when it is too much is the exact one worth its time.
         return processes.proportional_bytes(pids) if used > (self._job.memory_bytes or used) else used
 
     def _kill_all(self) -> None:
-        processes.kill_until_gone(self._job.mark, parents=(self._guardian,), spare=(os.getpid(),))
+        processes.kill_until_gone(self._job.mark, parents=(os.getpid(),))
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._signalled = True
@@ -207,6 +216,15 @@ _ENDING = {
 
 def _read(pipe: Pipe) -> bool:
     return pipe.read()
+
+
+def _reap_orphans(child: int) -> None:
+    """Take the exit status of orphans that ended (we are their reaper); the child's own is left for ``Child.wait``."""
+    while True:
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None or ended.si_pid == child:
+            return
+        os.waitpid(ended.si_pid, 0)
 
 
 def _oom_kills() -> int:

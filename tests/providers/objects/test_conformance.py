@@ -14,6 +14,7 @@ import pytest
 
 from ml_toolbox.base.ids import nonce
 from ml_toolbox.objects import connecting, open_store
+from ml_toolbox.ports.objects import ObjectStore
 from ml_toolbox.testing.objects import Bound, ObjectStoreTests
 from tests.providers.objects.conftest import AZURITE_ACCOUNT, AZURITE_KEY, Server, create_container
 
@@ -71,7 +72,9 @@ class TestMemory(ObjectStoreTests):
 class TestS3(ObjectStoreTests):
     @pytest.fixture
     def fresh(self, moto: Server) -> Callable[[], Bound]:
-        client = boto3.client("s3", "us-east-1", endpoint_url=moto.endpoint, aws_access_key_id="a", aws_secret_access_key="b")
+        client = boto3.client(
+            "s3", "us-east-1", endpoint_url=moto.endpoint, aws_access_key_id="a", aws_secret_access_key="b"
+        )
         client.create_bucket(Bucket="bucket")
 
         def bound() -> Bound:
@@ -88,7 +91,10 @@ class TestS3(ObjectStoreTests):
                 return data
 
             uri = f"s3://bucket/{prefix}"
-            again = lambda: open_store(uri, settings=moto.settings)  # noqa: E731
+
+            def again() -> ObjectStore:
+                return open_store(uri, settings=moto.settings)
+
             return Bound(store=again(), again=again, write=write, read=read)
 
         return bound

@@ -26,3 +26,4 @@ def test_small_amounts_keep_their_digits() -> None:
     assert str(Money.usd("0.0004")) == "$0.0004"
     assert str(Money.usd("12.5")) == "$12.50"
     assert str(Money(0)) == "$0.00"
+    assert str(Money(1)) == "<$0.0001"

@@ -62,6 +62,7 @@ class Datasets:
             created_at=self._clock.now(),
             kind=manifest.items[0].kind if manifest.layout == "single" else manifest.layout,
             rows=manifest.rows,
+            files=manifest.files,
             size=manifest.size,
             manifest=sha256,
             description=description,
@@ -157,31 +158,24 @@ class Datasets:
         manifest = self._manifest(self.version(ref))
         return iterate(manifest, self._blobs, batch_rows=batch_rows, columns=columns)
 
-    def verify(self, ref: str, *, progress: Progress | None = None) -> VerifyReport:
+    def verify(self, ref: str) -> VerifyReport:
         """Read and hash every part of the version, its manifest too. Damage is in the report, not raised."""
         version = self.version(ref)
         try:
             manifest = self._manifest(version)
         except (NotFound, Conflict) as error:
             damage = Damage(key=self._blobs.key(version.manifest), reason=error.message, used_by="the manifest")
-            return VerifyReport(ref=version.ref, parts=1, size=0, damaged=(damage,))
+            return VerifyReport(ref=version.ref, checked=1, bytes=0, problems=(damage,))
         users = _users(manifest)
         parts = manifest.parts
-
-        def examine(part: Part) -> str:
-            reason = self._blobs.problem(part)
-            if progress is not None:
-                progress(part.size)
-            return reason
-
         with ThreadPoolExecutor(_READERS, thread_name_prefix="datasets") as pool:
-            reasons = list(pool.map(examine, parts))
-        damaged = tuple(
+            reasons = list(pool.map(self._blobs.problem, parts))
+        problems = tuple(
             Damage(key=self._blobs.key(part.sha256), reason=reason, used_by=users[part.sha256])
             for part, reason in zip(parts, reasons, strict=True)
             if reason
         )
-        return VerifyReport(ref=version.ref, parts=len(parts), size=manifest.size, damaged=damaged)
+        return VerifyReport(ref=version.ref, checked=len(parts), bytes=manifest.size, problems=problems)
 
     def materialise(self, ref: str, folder: Path) -> tuple[Path, ...]:
         """Write the data below ``folder`` as plain files that any program can read, and return the paths: the user's own
@@ -190,11 +184,14 @@ class Datasets:
         version = self.version(ref)
         return exporting.materialise(self._manifest(version), self._blobs, folder, name=version.name)
 
-    def export(self, ref: str, path: Path, format: Format) -> Path:  # noqa: A002 - the word users type
-        """Write the data as one file in the given format (``folder``: like :meth:`materialise`). A file that was put in
+    def export(self, ref: str, path: Path, format: Format | None = None) -> Path:  # noqa: A002 - the word users type
+        """Write the data as one file in the given format (``folder``: like :meth:`materialise`; ``None``: by the
+        ending of ``path``). A file that was put in
         that very format is copied byte for byte. ``Invalid`` when the data has no such form."""
         version = self.version(ref)
-        return exporting.export(self._manifest(version), self._blobs, path, format, name=version.name)
+        return exporting.export(
+            self._manifest(version), self._blobs, path, format or exporting.format_of_path(path), name=version.name
+        )
 
 
 def _key(name: str, version: int) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from ml_toolbox.base.errors import Invalid
-from ml_toolbox.datasets import Blobs, DatasetManifest, Item, read
-from ml_toolbox.datasets.files import file_name, restore_path
+from ml_toolbox.datasets import As, Blobs, DatasetManifest, Item, read
+from ml_toolbox.datasets.files import file_name, format_of_file, restore_path
 
 Format: TypeAlias = Literal["csv", "parquet", "jsonl", "npy", "folder"]
 
@@ -38,7 +38,12 @@ def _value(item: Item, blobs: Blobs) -> Any:
     return read(DatasetManifest(layout="single", items=(item,)), blobs)
 
 
-def export(manifest: DatasetManifest, blobs: Blobs, path: Path, format_: Format, *, name: str) -> Path:
+def format_of_path(path: Path) -> str:
+    """What a path's ending asks for: a format, or ``folder`` when it has none."""
+    return format_of_file(path.name) or (path.suffix.lstrip(".") or "folder")
+
+
+def export(manifest: DatasetManifest, blobs: Blobs, path: Path, format_: str, *, name: str) -> Path:
     """The dataset as one file of the given format, or as a folder; see ``Datasets.export``."""
     if format_ not in get_args(Format):
         raise Invalid.choice("format", format_, get_args(Format))
@@ -61,14 +66,16 @@ def export(manifest: DatasetManifest, blobs: Blobs, path: Path, format_: Format,
     return path
 
 
-def _exported_value(item: Item, blobs: Blobs, format_: Format) -> Any:
-    from ml_toolbox.datasets.convert import convert, file_as_arrow
+def _exported_value(item: Item, blobs: Blobs, format_: str) -> Any:
+    from ml_toolbox.datasets.convert import convert
 
-    value = file_as_arrow(item, blobs, None) if item.kind == "file" else _value(item, blobs)
-    return convert(value, "numpy" if format_ == "npy" else "arrow")
+    as_: As = "numpy" if format_ == "npy" else "arrow"
+    if item.kind == "file":
+        return read(DatasetManifest(layout="single", items=(item,)), blobs, as_=as_)
+    return convert(_value(item, blobs), as_)
 
 
-def _writer(format_: Format) -> Callable[[Any, Path], None]:
+def _writer(format_: str) -> Callable[[Any, Path], None]:
     from ml_toolbox.datasets import convert
 
     return {

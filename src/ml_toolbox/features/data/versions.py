@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
 from ml_toolbox.base.clock import iso
 from ml_toolbox.base.errors import Invalid
 from ml_toolbox.base.ids import check_name
-from ml_toolbox.datasets import DatasetManifest
+from ml_toolbox.datasets import ColumnSummary, DatasetManifest, Item
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,9 @@ class DatasetVersion:
     kind: str
     """``pandas``, ``numpy``, ``file``, ...; ``tuple`` or ``dict`` when it holds several."""
     rows: int | None
+    """``None`` where there are no rows to count: folders, files that are no tables."""
+    files: int | None
+    """How many of the user's own files are in it; ``None`` for data from memory."""
     size: int
     """Bytes of all its parts, counted also where another version shares them."""
     manifest: str
@@ -62,6 +65,24 @@ class DatasetDetails:
     version: DatasetVersion
     manifest: DatasetManifest
 
+    @property
+    def columns(self) -> tuple[ColumnSummary, ...]:
+        """The columns of all items; where there are several items, with the item's name before the column's."""
+        many = self.manifest.layout != "single"
+        return tuple(
+            replace(column, name=f"{item.name}.{column.name}") if many else column
+            for item in self.manifest.items
+            for column in summaries(item)
+        )
+
+
+def summaries(item: Item) -> tuple[ColumnSummary, ...]:
+    """The item's columns; an array counts as one, named by its shape."""
+    if item.kind != "numpy":
+        return item.columns
+    shape = " x ".join(str(length) for length in item.spec["shape"]) or "scalar"
+    return (ColumnSummary(name=shape, dtype=item.spec["dtype"]),)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
@@ -72,20 +93,23 @@ class Damage:
     used_by: str
     """What is in it: columns, an array, or a file."""
 
+    def __str__(self) -> str:
+        return f"{self.used_by}: {self.reason}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
     """The outcome of reading and hashing every part."""
 
     ref: str
-    parts: int
-    size: int
-    """Bytes read."""
-    damaged: tuple[Damage, ...] = ()
+    checked: int
+    """Parts read."""
+    bytes: int
+    problems: tuple[Damage, ...] = ()
 
     @property
     def ok(self) -> bool:
-        return not self.damaged
+        return not self.problems
 
 
 def parse_ref(ref: str) -> tuple[str, int | None]:

@@ -15,6 +15,7 @@ from ml_toolbox.base.errors import Conflict, Invalid, NotFound
 from ml_toolbox.base.ids import nonce
 from ml_toolbox.features.registry import layout
 from ml_toolbox.features.registry.records import StoredFile, VersionRecord, files_of, manifest_of
+from ml_toolbox.features.registry.values import Verification
 from ml_toolbox.packages.layout import check_relative, list_files
 from ml_toolbox.packages.manifest import MANIFEST_NAME, Manifest
 from ml_toolbox.packages.manifest_json import MAX_MANIFEST_BYTES, parse_manifest
@@ -86,12 +87,14 @@ def scan(folder: Path) -> ScannedPackage:
 
 
 def _read_manifest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(MAX_MANIFEST_BYTES + 1)
+    with path.open("rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size > MAX_MANIFEST_BYTES:
+            raise Invalid(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes", field=MANIFEST_NAME, resource=str(path))
+        return file.read()
 
 
 def _hash(path: str, location: Path) -> tuple[StoredFile, bytes | None]:
-    with location.open("rb") as file:
+    with location.open("rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size <= _WHOLE:
             data = file.read()
             return StoredFile(path, len(data), hashlib.sha256(data).hexdigest()), data
@@ -139,7 +142,13 @@ class Blobs:
             while len(self._known) > _KNOWN_BLOBS:
                 self._known.popitem(last=False)
 
-    def faults(self, files: Sequence[StoredFile]) -> Iterator[str]:
+    def verify(self, ref: str, files: Sequence[StoredFile]) -> Verification:
+        """Read every stored byte again."""
+        return Verification(
+            ref=ref, files=len(files), bytes=sum(file.size for file in files), problems=tuple(self._faults(files))
+        )
+
+    def _faults(self, files: Sequence[StoredFile]) -> Iterator[str]:
         """One sentence for each file whose stored bytes are missing or not the registered ones."""
         for file in files:
             digest, size = hashlib.sha256(), 0

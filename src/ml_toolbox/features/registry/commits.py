@@ -13,6 +13,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import msgspec
 
 from ml_toolbox.base.clock import Clock
 from ml_toolbox.base.errors import Conflict, NotFound, Unavailable
@@ -28,6 +31,8 @@ UNCLEAR_ATTEMPTS = 5
 """How often a write of unknown outcome is read back and repeated before its error is passed on."""
 _PAUSE_S = 0.05
 _CACHED_RECORDS = 512
+_MAX_CROWD = 4
+"""Attempts are spread over at most 2**4 writes: with more, 16 writers waited longer than they gained."""
 
 
 class Commits:
@@ -38,7 +43,7 @@ class Commits:
         self._clock = clock
         self._guard = threading.Lock()
         self._known: dict[str, int] = {}
-        self._claiming: dict[str, threading.Lock] = {}
+        self._turns: dict[str, _Turn] = {}
         self._records: OrderedDict[str, VersionRecord] = OrderedDict()
 
     def read(self, name: str, number: int) -> VersionRecord:
@@ -76,15 +81,20 @@ class Commits:
     def append(self, name: str, make: MakeRecord, *, hint: int = 0) -> VersionRecord:
         """Commit under the next number."""
         mark = new_nonce()
-        with self._one_at_a_time(name):
+        with self._one_at_a_time(name) as turn:
             with self._guard:
                 number = max(hint, self._known.get(name, 0)) + 1
+            lost = 0
             while True:
-                record = make(number, mark)
-                standing = self._create(record)
+                if turn.crowd:
+                    # Wait for a moment of one's own, and look before writing: a look costs a tenth of a refused write.
+                    self._clock.sleep(turn.pause_s(lost))
+                    number = self.last(name, number - 1) + 1
+                standing = self._attempt(turn, make(number, mark))
                 if standing.nonce == mark:
                     return standing
-                number = self.last(name, number) + 1
+                number += 1
+                lost += 1
 
     def append_once(self, name: str, key: str, content: str, make: MakeRecord, *, hint: int = 0) -> VersionRecord:
         """Commit under the next number, or return what this ``key`` committed before.
@@ -94,7 +104,8 @@ class Commits:
         anywhere, create at most one version. ``Conflict`` when the key was used for other ``content``.
         """
         path = layout.idempotency(name, hashlib.sha256(key.encode()).hexdigest())
-        with self._one_at_a_time(name):
+        lost = failures = 0
+        with self._one_at_a_time(name) as turn:
             while True:
                 claim, version = self._claim(path, name, content, hint)
                 if claim.content != content:
@@ -104,16 +115,29 @@ class Commits:
                         field="idempotency_key",
                         resource=f"{name}:{claim.candidate}",
                     )
-                standing = self._standing(name, claim.candidate) or self._create(make(claim.candidate, claim.nonce))
+                standing = self._standing(name, claim.candidate)
+                if standing is None:
+                    standing = self._attempt(turn, make(claim.candidate, claim.nonce))
                 if standing.nonce == claim.nonce:
                     return standing
-                moved = KeyRecord(
-                    nonce=claim.nonce, candidate=self.last(name, claim.candidate) + 1, content=claim.content
-                )
+                self._clock.sleep(turn.pause_s(lost))
+                lost += 1
+                moved = msgspec.structs.replace(claim, candidate=self.last(name, claim.candidate) + 1)
                 try:
                     self._store.put(path, encode(moved), mode=IfMatch(version))
-                except Conflict:
-                    continue
+                    failures = 0
+                except (Conflict, Unavailable) as error:
+                    # Moved by another process, or by this one unawares: the next reading tells.
+                    failures += isinstance(error, Unavailable)
+                    if failures >= UNCLEAR_ATTEMPTS:
+                        raise
+                    self._pause()
+
+    def _attempt(self, turn: _Turn, record: VersionRecord) -> VersionRecord:
+        started = self._clock.monotonic()
+        standing = self._create(record)
+        turn.took(self._clock.monotonic() - started, won=standing.nonce == record.nonce)
+        return standing
 
     def _claim(self, path: str, name: str, content: str, hint: int) -> tuple[KeyRecord, Version]:
         for _ in range(UNCLEAR_ATTEMPTS):
@@ -180,9 +204,31 @@ class Commits:
         self._clock.sleep(random.uniform(0.0, _PAUSE_S))  # noqa: S311 - jitter, not a secret
 
     @contextmanager
-    def _one_at_a_time(self, name: str) -> Iterator[None]:
+    def _one_at_a_time(self, name: str) -> Iterator[_Turn]:
         # Threads of one process would only take numbers from each other; between processes the store decides.
         with self._guard:
-            lock = self._claiming.setdefault(name, threading.Lock())
-        with lock:
-            yield
+            turn = self._turns.setdefault(name, _Turn())
+        with turn.lock:
+            yield turn
+
+
+@dataclass(slots=True)
+class _Turn:
+    """How crowded the end of one model is, as seen from here.
+
+    Writers that lose a number at the same moment would all try the next one at the same moment, and all but one would
+    have made their bytes durable for nothing. So a refusal doubles the stretch of time over which the next attempt is
+    spread, and a first-time success halves it; the unit is what a write takes on this store. Who has lost before goes
+    sooner than who has just come, or the slowest percent would wait several times as long.
+    """
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    crowd: int = 0
+    write_s: float = 0.0
+
+    def pause_s(self, lost: int) -> float:
+        return random.uniform(0.0, self.write_s * 2.0**self.crowd / (1 + lost))  # noqa: S311 - jitter, not a secret
+
+    def took(self, seconds: float, *, won: bool) -> None:
+        self.write_s = seconds if not self.write_s else 0.8 * self.write_s + 0.2 * seconds
+        self.crowd = max(0, self.crowd - 1) if won else min(_MAX_CROWD, self.crowd + 1)

@@ -1,16 +1,17 @@
-"""What differs between two versions. Pure."""
+"""What is told about versions that no single record holds: differences, origins, history. Pure."""
 
 from __future__ import annotations
 
+import heapq
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
-from ml_toolbox.features.registry.records import VersionRecord, files_of, manifest_of
-from ml_toolbox.features.registry.values import Comparison, ModelVersion
-from ml_toolbox.packages.manifest import Signature
+from ml_toolbox.features.registry.records import HeadLine, VersionRecord, files_of, manifest_of
+from ml_toolbox.features.registry.values import AuditLine, Comparison, LineageReport, ModelVersion
+from ml_toolbox.packages.manifest import Manifest, Signature
 
 V = TypeVar("V")
 
@@ -30,6 +31,33 @@ def compare(first: ModelVersion, second: ModelVersion, records: tuple[VersionRec
         files=differences(files[0], files[1]),
         size=(first.size, second.size),
     )
+
+
+def trace(version: ModelVersion, manifest: Manifest, others: Iterable[ModelVersion]) -> LineageReport:
+    """``others``: the versions among which to look for the same model files."""
+    identical = [other.number for other in others if other.digest == version.digest]
+    return LineageReport(
+        version=version,
+        job=manifest.lineage.job,
+        data=manifest.lineage.data,
+        code_sha256=manifest.lineage.code_sha256,
+        hyperparameters=manifest.lineage.hyperparameters,
+        metrics=manifest.lineage.metrics,
+        requirements=manifest.requirements,
+        environment=manifest.environment,
+        packaged_at=manifest.created_at,
+        identical_versions=tuple(number for number in identical if number != version.number),
+    )
+
+
+def merged_audit(versions: Iterable[ModelVersion], changes: Iterable[HeadLine]) -> tuple[AuditLine, ...]:
+    """Registrations and changes by time. Clocks of different hosts disagree: each list keeps its own, true order."""
+    registered = [AuditLine(at=v.created_at, actor=v.created_by, action="register", version=v.number) for v in versions]
+    changed = [
+        AuditLine(at=at.at, actor=at.actor, action=at.action, version=at.version or None, detail=at.detail)
+        for at in changes
+    ]
+    return tuple(heapq.merge(registered, changed, key=lambda line: line.at))
 
 
 def differences(left: Mapping[str, V], right: Mapping[str, V]) -> dict[str, tuple[V | None, V | None]]:

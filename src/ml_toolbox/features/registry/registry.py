@@ -16,7 +16,7 @@ from ml_toolbox.features.registry import archives, layout, transitions
 from ml_toolbox.features.registry.background import Background
 from ml_toolbox.features.registry.blobs import Blobs, ScannedPackage, scan
 from ml_toolbox.features.registry.commits import Commits
-from ml_toolbox.features.registry.comparison import compare
+from ml_toolbox.features.registry.comparison import compare, merged_audit, trace
 from ml_toolbox.features.registry.filters import parse_filter
 from ml_toolbox.features.registry.heads import Change, Decide, Heads
 from ml_toolbox.features.registry.index import Index
@@ -260,34 +260,14 @@ class Registry:
     def lineage(self, ref: str | ModelRef) -> LineageReport:
         """Where the version came from, and which other versions are the very same model."""
         version, record = self._detail(ref)
-        manifest = manifest_of(record)
         others = self.versions(version.name, include_deleted=True, newest_first=False)
-        identical = [other.number for other in others if other.digest == version.digest]
-        return LineageReport(
-            version=version,
-            job=manifest.lineage.job,
-            data=manifest.lineage.data,
-            code_sha256=manifest.lineage.code_sha256,
-            hyperparameters=manifest.lineage.hyperparameters,
-            metrics=manifest.lineage.metrics,
-            requirements=manifest.requirements,
-            environment=manifest.environment,
-            packaged_at=manifest.created_at,
-            identical_versions=tuple(number for number in identical if number != version.number),
-        )
+        return trace(version, manifest_of(record), others)
 
     def audit(self, name: str) -> tuple[AuditLine, ...]:
         """Everything that was done to the model, oldest first: its registrations and every later change."""
-        registered = [
-            AuditLine(at=version.created_at, actor=version.created_by, action="register", version=version.number)
-            for version in self.versions(name, include_deleted=True, newest_first=False)
-        ]
-        changed = [
-            AuditLine(at=at.at, actor=at.actor, action=at.action, version=at.version or None, detail=at.detail)
-            for at in self._heads.audit(name)
-        ]
-        # Stable, so lines of one instant keep their order.
-        return tuple(sorted([*registered, *changed], key=lambda line: line.at))
+        return merged_audit(
+            self.versions(name, include_deleted=True, newest_first=False), self._heads.audit(check_name(name))
+        )
 
     # Changing
 
@@ -371,13 +351,7 @@ class Registry:
     def verify(self, ref: str | ModelRef) -> Verification:
         """Read every stored byte again and compare it with what was registered."""
         version, record = self._detail(ref)
-        files = files_of(record, manifest_of(record))
-        return Verification(
-            ref=version.ref,
-            files=len(files),
-            bytes=sum(file.size for file in files),
-            problems=tuple(self._blobs.faults(files)),
-        )
+        return self._blobs.verify(version.ref, files_of(record, manifest_of(record)))
 
     def export(self, ref: str | ModelRef, archive: Path) -> Path:
         """One ``.tar.gz`` with the package and what the registry knows of it, for another registry's ``import_``."""

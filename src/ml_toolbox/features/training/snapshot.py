@@ -58,11 +58,12 @@ class Measure(NamedTuple):
     size: int
 
 
-def measure(source: Path) -> Measure:
+def measure(source: Path, *, without: Path | None = None) -> Measure:
     """Count what a snapshot would hold. Raises ``Invalid`` like :func:`take`."""
+    without = without.resolve() if without else None
     count = size = 0
     largest: list[tuple[int, str]] = []
-    for path in _files(source):
+    for path in _files(source, without):
         length = os.stat(source / path).st_size
         count, size = count + 1, size + length
         largest = sorted([*largest, (length, path)], reverse=True)[:3]
@@ -78,20 +79,22 @@ def measure(source: Path) -> Measure:
     return Measure(count, size)
 
 
-def take(source: Path, store: Path) -> Snapshot:
+def take(source: Path, store: Path, *, without: Path | None = None) -> Snapshot:
     """Copy what travels to ``store/<sha256>``; the same content again costs no new place.
 
-    Names, bytes and the executable bit count; times do not. Raises ``Invalid`` for a folder that is absent or too large.
+    Names, bytes and the executable bit count; times do not. ``without`` is a folder that stays at home wherever it lies (our
+    own, which may lie in the user's). Raises ``Invalid`` for a folder that is absent or too large.
     """
     if not source.is_dir():
         raise Invalid(f"source: {source} is not a folder", field="source", resource=str(source))
-    measure(source)
+    measure(source, without=without)
+    without = without.resolve() if without else None
     store.mkdir(parents=True, exist_ok=True)
     new = store / f".new-{nonce()[:12]}"
     new.mkdir()
     try:
         total = hashlib.sha256()
-        for path in _files(source):
+        for path in _files(source, without):
             total.update(f"{path}\0{_copy(source / path, new / path)}\n".encode("utf-8", "surrogateescape"))
         final = store / total.hexdigest()
         try:
@@ -125,18 +128,20 @@ def _copy(source: Path, target: Path) -> str:
     return f"{'x' if executable else '-'}{content.hexdigest()}"
 
 
-def _files(source: Path) -> Iterator[str]:
+def _files(source: Path, without: Path | None) -> Iterator[str]:
     """Relative ``/``-separated paths of what travels, in a fixed order."""
-    yield from _below(source, "", [])
+    root = source.resolve()
+    hidden = without.relative_to(root).as_posix() if without and without.is_relative_to(root) else ""
+    yield from _below(source, "", [], hidden)
 
 
-def _below(source: Path, prefix: str, ignores: list[tuple[str, GitIgnoreSpec]]) -> Iterator[str]:
+def _below(source: Path, prefix: str, ignores: list[tuple[str, GitIgnoreSpec]], hidden: str) -> Iterator[str]:
     folder = source / prefix
     ignores = [*ignores, *_ignore_files(folder, prefix)]
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = f"{prefix}{entry.name}"
         is_folder = entry.is_dir()
-        if entry.name in _NEVER or _ignored(path, is_folder, ignores):
+        if entry.name in _NEVER or path == hidden or _ignored(path, is_folder, ignores):
             continue
         if is_folder:
             if entry.is_symlink():
@@ -145,7 +150,7 @@ def _below(source: Path, prefix: str, ignores: list[tuple[str, GitIgnoreSpec]]) 
                     hint=f"name it in .mltignore, or give the folder with --input {entry.name}=PATH",
                     field="source",
                 )
-            yield from _below(source, f"{path}/", ignores)
+            yield from _below(source, f"{path}/", ignores, hidden)
         elif entry.is_file():
             yield path
 

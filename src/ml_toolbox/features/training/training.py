@@ -75,6 +75,7 @@ class Training:
     ) -> None:
         self._store = store
         self._backends = backends
+        self._home = home
         self._code = home / "code"
         self._install = install
         self._register = register
@@ -87,7 +88,7 @@ class Training:
         """What would be created and sent. Launches nothing, writes nothing, needs no credentials."""
         ready = self._ready(spec)
         backend = self._backends(on)
-        measured = snapshot.measure(Path(ready.source))
+        measured = snapshot.measure(Path(ready.source), without=self._home)
         refusal = backend.refuses(ready)
         requests: tuple[PlannedRequest, ...] = ()
         creates: tuple[str, ...] = ()
@@ -119,7 +120,7 @@ class Training:
             raise Unsupported(f"{on} cannot run {ready.name}: {reason}", provider=on)
         if ready.register and self._register is None:
             raise Invalid("there is no registry to register the model in", field="register")
-        frozen = snapshot.take(Path(ready.source), self._code)
+        frozen = snapshot.take(Path(ready.source), self._code, without=self._home)
         if ready.script and not (frozen.folder / ready.script).is_file():
             raise _no_script(ready)
         job = replace(ready, source=str(frozen.folder))
@@ -250,9 +251,9 @@ class Training:
         try:
             seen = self._observe(row)
         except ToolboxError:
-            # The loop sees the same error, and keeps it in the row with the time of the next try.
-            return record_of(self._drive_when_due(row))
-        if seen.state.is_final or row.wish != "":
+            # The loop meets the same error, and keeps it in the row with the time of its next try.
+            return record_of(self._runner.drive(row.id) if self._is_due(row) else row)
+        if seen.state.is_final or (row.wish and self._is_due(row)):
             return record_of(self._runner.drive(row.id))
         return record_of(row, seen)
 
@@ -260,8 +261,10 @@ class Training:
         return self._workflow.observe(row)
 
     def _drive_when_due(self, row: Row) -> Row:
-        due = row.due_at is not None and row.due_at <= self._clock.now() and row.phase != Phase.ACTIVE
-        return self._runner.drive(row.id) if due else row
+        return self._runner.drive(row.id) if self._is_due(row) and row.phase != Phase.ACTIVE else row
+
+    def _is_due(self, row: Row) -> bool:
+        return row.due_at is not None and row.due_at <= self._clock.now()
 
     def _chunk(self, row: Row, attempt: int, cursor: str) -> LogChunk:
         resource = data_of(row).attempts[attempt].resource

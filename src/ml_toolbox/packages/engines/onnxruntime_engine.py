@@ -32,7 +32,7 @@ def session(model: bytes, threads: int) -> Any:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # every failure raises; the runtime would print it a second time
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

@@ -23,10 +23,10 @@ class LocalProvider:
     @property
     def backends(self) -> tuple[BackendInfo, ...]:
         from ml_toolbox.ports.provider import BackendInfo
-        from ml_toolbox.providers.local import endpoints, jobs
+        from ml_toolbox.providers.local import lacks
 
         return (
-            BackendInfo(name="local", title="Processes on this machine", jobs=jobs.LACKS, endpoints=endpoints.LACKS),
+            BackendInfo(name="local", title="Processes on this machine", jobs=lacks.JOBS, endpoints=lacks.ENDPOINTS),
         )
 
     def job_backend(self, backend: str, context: ProviderContext) -> JobBackend:

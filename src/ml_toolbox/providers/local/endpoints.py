@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -27,18 +26,13 @@ from ml_toolbox.domain.endpoints import EndpointSpec, EndpointState, EndpointSta
 from ml_toolbox.domain.offers import Offer
 from ml_toolbox.ports.endpoints import EndpointRequest, Invocation
 from ml_toolbox.ports.jobs import LogChunk, Owner
-from ml_toolbox.ports.lacks import Lacking, Lacks
+from ml_toolbox.ports.lacks import Lacking
 from ml_toolbox.ports.provider import ProviderContext
 from ml_toolbox.providers.local.endpoint_folder import EndpointFolder, exclusive, read_log
 from ml_toolbox.providers.local.endpoint_status import status_of
+from ml_toolbox.providers.local.lacks import ENDPOINTS as LACKS
 from ml_toolbox.runtime.job import write_json
 
-LACKS: Final[Lacking] = MappingProxyType(
-    {
-        "accelerators": Lacks("not-done", "the local model server runs its engines on the CPU"),
-        "scale-to-zero": Lacks("not-done", "a local endpoint keeps its servers running until it is deleted"),
-    }
-)
 _STOP_S: Final = 30.0
 """How long ``delete`` lets servers finish their requests before it kills."""
 _START_S: Final = 20.0

@@ -42,8 +42,8 @@ class _Batch(msgspec.Struct, frozen=True, array_like=True):
 
     order: int
     """Grows with every record over all series, so that points of equal time keep the order of writing."""
-    points: list[tuple[float, float, int | None]]
-    """(at, value, step)."""
+    points: list[tuple[float, float, int | None, int]]
+    """(at, value, step, place among all points of the record)."""
 
 
 class LocalMetricSink:
@@ -57,11 +57,12 @@ class LocalMetricSink:
     # The port
 
     def record(self, points: Iterable[MetricPoint]) -> None:
-        series: dict[Path, tuple[_Header, list[MetricPoint]]] = {}
-        for point in points:
+        series: dict[Path, tuple[_Header, list[tuple[float, float, int | None, int]]]] = {}
+        for place, point in enumerate(points):
             _check(point)
             header = _Header(point.name, dict(point.dimensions))
-            series.setdefault(self._path(header), (header, []))[1].append(point)
+            own = series.setdefault(self._path(header), (header, []))[1]
+            own.append((float(point.at), float(point.value), point.step, place))
         if not series:
             return
         with self._locked(fcntl.LOCK_EX) as lock:
@@ -71,7 +72,7 @@ class LocalMetricSink:
             if len(series) > 1:
                 self._note(sizes)
             for path, (header, own) in series.items():
-                batch = _Batch(order, [(float(point.at), float(point.value), point.step) for point in own])
+                batch = _Batch(order, own)
                 first = msgspec.json.encode(header) + b"\n" if not sizes[path] else b""
                 _append(path, first + msgspec.json.encode(batch) + b"\n")
             for folder in {path.parent for path, size in sizes.items() if not size}:
@@ -95,7 +96,7 @@ class LocalMetricSink:
                     continue
                 for line in lines[1:]:
                     batch = msgspec.json.decode(line, type=_Batch)
-                    for place, (at, value, step) in enumerate(batch.points):
+                    for at, value, step, place in batch.points:
                         if since <= at < end:
                             point = MetricPoint(name, value, at, header.dimensions, step)
                             found.append((at, batch.order, place, point))

@@ -207,7 +207,7 @@ class LocalSecretStore:
 
     def _write(self, path: Path, data: bytes) -> None:
         """Durable, whole or not at all, readable only by the owner."""
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         temporary = self._folder / f"{_TEMPORARY}{nonce()}"
         handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         try:
@@ -225,6 +225,7 @@ class LocalSecretStore:
     def _locked(self) -> Iterator[None]:
         """One writer at a time, in any process; the kernel lets go when the holder dies."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self._folder / "secrets").mkdir(mode=0o700, exist_ok=True)
         handle = os.open(self._folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
