@@ -7,13 +7,12 @@ backend of the account's name; where none is installed, every such method refuse
 from __future__ import annotations
 
 import inspect
-import io
 import os
 import time
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from ml_toolbox.app import Toolbox
 from ml_toolbox.base.errors import Invalid, NotFound, Unsupported
@@ -94,7 +93,7 @@ class CloudProvider:
         """The store that holds the object at ``path``, and its key there."""
         return locate(self.place(path), settings=self._settings)
 
-    def upload_data(self, data: bytes | str | os.PathLike[str] | BinaryIO, path: UriLike) -> str:
+    def upload_data(self, data: bytes | str | os.PathLike[str] | IO[Any], path: UriLike) -> str:
         """Store bytes, a file by its path, or an open binary file; returns the URI once it is durable."""
         store, key = self.object_store(path)
         if isinstance(data, str | os.PathLike):
@@ -105,7 +104,7 @@ class CloudProvider:
         elif isinstance(data, bytes | bytearray | memoryview):
             store.put(key, bytes(data))
         else:
-            if isinstance(data, io.TextIOBase):
+            if isinstance(data.read(0), str):
                 raise Invalid("data: the file is open as text", hint="open it with mode 'rb'", field="data")
             store.put(key, data)
         return str(self.place(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,8 +77,8 @@ class CloudModelServing:
         return DeployedEndpoint(self.provider.toolbox.serving.endpoint(endpoint_name))
 
     def _replicas(self) -> int:
-        low = self.config.get("min_replicas", self.config.get("instance_count", 1))
-        high = self.config.get("max_replicas", low)
+        low: Any = self.config.get("min_replicas", self.config.get("instance_count", 1))
+        high: Any = self.config.get("max_replicas", low)
         for key, value in (("min_replicas" if "min_replicas" in self.config else "instance_count", low),
                            ("max_replicas", high)):  # fmt: skip
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -88,7 +89,7 @@ class CloudModelServing:
                 hint="give min_replicas and max_replicas the same value, or instance_count",
                 provider=self.provider.name,
             )
-        return low
+        return int(low)
 
     def _located(self, model: Any) -> str:
         """The model as ``Toolbox.serving`` takes it: a reference, or a folder that stays as long as it is served."""
@@ -151,6 +152,8 @@ class DeployedEndpoint:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self.name = endpoint.name
+        # The guides never close anything: the kept connection goes with the handle.
+        weakref.finalize(self, endpoint.close)
 
     def __repr__(self) -> str:
         return f"DeployedEndpoint({self.name!r}, status={self.status!r})"

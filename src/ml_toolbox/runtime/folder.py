@@ -11,7 +11,7 @@ from typing import Any
 from ml_toolbox.base.errors import Invalid
 from ml_toolbox.domain.jobs import FailureDigest, JobSpec, JobState
 from ml_toolbox.ports.jobs import JobObservation, LogChunk, LogLine, Owner
-from ml_toolbox.runtime.guardian import FINAL_STATES
+from ml_toolbox.runtime.ending import FINAL_STATES
 from ml_toolbox.runtime.job import Layout, RuntimeJob, read_json
 
 _STREAMS = {b"o": "out", b"e": "err", b"s": "system"}

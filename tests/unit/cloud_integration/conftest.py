@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,16 +9,17 @@ import pytest
 
 from ml_toolbox.base.ids import new_ulid
 from ml_toolbox.cloud_integration import CloudStorage
-from tests.providers.objects.conftest import Server, moto
+from tests.providers.objects.conftest import AZURITE_ACCOUNT, AZURITE_KEY, Server, azurite, create_container, moto
 
-__all__ = ["moto"]
+__all__ = ["azurite", "moto"]
 
 
 @pytest.fixture(scope="session")
 def data() -> tuple[Any, Any]:
     from sklearn.datasets import load_breast_cancer
 
-    return load_breast_cancer(return_X_y=True)
+    X, y = load_breast_cancer(return_X_y=True)
+    return X, y
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +39,7 @@ def other_model(data: tuple[Any, Any]) -> Any:
 
 
 @pytest.fixture
-def s3(moto: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def s3(moto: Server, monkeypatch: pytest.MonkeyPatch) -> str:
     """A fresh bucket; the guide's plain ``CloudStorage(provider='aws')`` finds the server by the environment, as the AWS
     tools do."""
     import boto3
@@ -55,14 +54,29 @@ def s3(moto: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         monkeypatch.setenv(name, value)
     bucket = f"bucket-{new_ulid()}"
     boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=bucket)
-    yield f"s3://{bucket}"
-    assert os.environ["AWS_ENDPOINT_URL"] == moto.endpoint
+    return f"s3://{bucket}"
 
 
-@pytest.fixture(params=["local", "aws"])
+@pytest.fixture
+def azure(azurite: Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh container, found by the connection string, as the Azure tools do."""
+    monkeypatch.setenv(
+        "AZURE_STORAGE_CONNECTION_STRING",
+        f"DefaultEndpointsProtocol=http;AccountName={AZURITE_ACCOUNT};AccountKey={AZURITE_KEY};BlobEndpoint={azurite.endpoint};",
+    )
+    monkeypatch.setenv("AZURE_ALLOW_HTTP", "true")
+    container = f"container-{new_ulid()}"
+    create_container(azurite.endpoint, container)
+    return f"azure://{container}"
+
+
+@pytest.fixture(params=["local", "aws", "azure"])
 def storage(request: pytest.FixtureRequest) -> CloudStorage:
-    """The same calls on this machine's files and on S3."""
+    """The same calls on this machine's files, on S3 and on Azure."""
     if request.param == "local":
         return CloudStorage(provider="local", root=str(request.getfixturevalue("tmp_path") / "root"))
+    if request.param == "azure":
+        container = request.getfixturevalue("azure")
+        return CloudStorage(provider="azure", container=f"{container.removeprefix('azure://')}/team")
     bucket = request.getfixturevalue("s3")
     return CloudStorage(provider="aws", region="us-east-1", bucket=f"{bucket.removeprefix('s3://')}/team")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +114,12 @@ def test_names_are_checked(serving: CloudModelServing, model: Any) -> None:
 
 def test_on_aws_it_refuses_before_anything_is_looked_at() -> None:
     serving = CloudModelServing(AWSProvider(), CONFIG)
-    for start in (
+    starts: list[Callable[[], object]] = [
         lambda: serving.deploy_model({"model_data_url": "s3://my-bucket/models/model.tar.gz"}, "v1.0", "churn"),
         lambda: serving.endpoint("churn"),
         lambda: AWSProvider().deploy_model(object(), {"version": "v1.0", "endpoint_name": "churn"}),
-    ):
+    ]
+    for start in starts:
         with pytest.raises(Unsupported, match="'aws-sagemaker' is not installed"):
             start()
 

@@ -129,7 +129,8 @@ def test_upload_and_download(storage: CloudStorage, tmp_path: Path, kind: str) -
         with source.open("rb") as file:
             provider.upload_data(file, "data/raw")
     else:
-        provider.upload_data({"bytes": b"\x00rows\n", "path": source, "text-path": str(source)}[kind], "data/raw")
+        given: dict[str, bytes | Path | str] = {"bytes": b"\x00rows\n", "path": source, "text-path": str(source)}
+        provider.upload_data(given[kind], "data/raw")
     assert provider.download_data("data/raw") == b"\x00rows\n"
 
 
@@ -138,7 +139,7 @@ def test_upload_refuses_what_is_ambiguous(storage: CloudStorage, tmp_path: Path)
         storage.provider.upload_data("some text", "data/raw")
     (tmp_path / "t").write_text("x")
     with (tmp_path / "t").open() as file, pytest.raises(Invalid, match="rb"):
-        storage.provider.upload_data(file, "data/raw")  # type: ignore[arg-type]
+        storage.provider.upload_data(file, "data/raw")
     assert keys(storage) == []
 
 

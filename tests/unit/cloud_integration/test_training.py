@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,16 +107,16 @@ def test_an_unknown_config_key_is_named_at_once() -> None:
         CloudTraining("local", {"instance_counts": 2})
 
 
-def test_on_aws_it_refuses_before_anything_is_looked_at(tmp_path: Path) -> None:
+def test_on_aws_it_refuses_before_anything_is_looked_at() -> None:
     provider = AWSProvider()
     training = CloudTraining(provider, {"sagemaker_role": "arn:aws:iam::123456789012:role/R", "instance_count": 2})
     # No script, no bucket, no credentials: the refusal comes before any of them matters.
-    for start in (
+    call = {"training_script": "train.py", "data_path": "s3://b/d", "output_path": "s3://b/m"}
+    starts: list[Callable[[], object]] = [
         lambda: training.train_distributed("train.py", "s3://my-bucket/data", "s3://my-bucket/models"),
-        lambda: provider.create_training_job(
-            {"training_script": "train.py", "data_path": "s3://b/d", "output_path": "s3://b/m"}
-        ),
-    ):
+        lambda: provider.create_training_job(call),
+    ]
+    for start in starts:
         with pytest.raises(Unsupported, match="'aws-sagemaker' is not installed") as caught:
             start()
         assert caught.value.provider == "aws"

@@ -29,7 +29,7 @@ from ml_toolbox.ports.metrics import MetricPoint
 from ml_toolbox.ports.provider import BackendInfo, Check, ProviderContext
 from ml_toolbox.ports.secrets import Secret, SecretVersion
 from ml_toolbox.runtime import folder
-from ml_toolbox.runtime.guardian import record_lost
+from ml_toolbox.runtime.ending import record_lost
 from ml_toolbox.runtime.job import Layout, RuntimeJob, write_json
 
 LACKS: Lacking = {

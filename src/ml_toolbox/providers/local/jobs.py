@@ -17,23 +17,21 @@ from ml_toolbox.base import processes
 from ml_toolbox.base.errors import Conflict, Invalid, NotFound, NotYet, Unsupported
 from ml_toolbox.base.ids import digest, nonce
 from ml_toolbox.base.processes import ProcessIdentity
-from ml_toolbox.domain.jobs import FailureDigest, JobSpec, JobState
+from ml_toolbox.domain.jobs import JobSpec
 from ml_toolbox.domain.offers import Offer
 from ml_toolbox.engine.crash import crash_point
-from ml_toolbox.ports.jobs import TAG_OWNER, Idempotency, JobObservation, JobRequest, LogChunk, LogLine, Owner
+from ml_toolbox.ports.jobs import TAG_OWNER, Idempotency, JobObservation, JobRequest, LogChunk, Owner
 from ml_toolbox.ports.lacks import Lacking
 from ml_toolbox.ports.provider import ProviderContext
 from ml_toolbox.providers.local import environments
 from ml_toolbox.providers.local.lacks import JOBS as LACKS
 from ml_toolbox.providers.local.machine import Machine, this_machine
-from ml_toolbox.runtime import dialects
+from ml_toolbox.runtime import dialects, folder
 from ml_toolbox.runtime.ending import FINAL_STATES, record_lost
 from ml_toolbox.runtime.job import Layout, Places, RuntimeJob, read_json, write_json
 
 _START_S = 30.0
 """A job folder without a supervisor after this time was left by a process that died between making and starting it."""
-_LOG_BYTES = 1 << 20
-"""Most that one call of ``logs`` returns."""
 _DELETE_S = 5.0
 _GUARDIAN_S = 1.0
 
@@ -145,38 +143,14 @@ class LocalJobBackend:
         _reap()
         record = self._record(job_id)
         layout = Layout(str(self._root(job_id)))
-        status = self._status(layout, record)
-        failure = status.get("failure")
-        model = status.get("model")
-        return JobObservation(
-            state=JobState(status["state"]),
-            exit_code=status.get("exit_code"),
-            failure=FailureDigest(**failure) if failure else None,
-            progress=status.get("progress"),
-            epoch=status.get("epoch"),
-            metrics=status.get("metrics") or {},
-            started_at=status.get("started_at"),
-            ended_at=status.get("ended_at"),
-            model_uri=model,
-            output_uri=layout.output_data if os.path.isdir(layout.output_data) else None,
-            message=status.get("message", ""),
-        )
+        self._settle(layout, record)
+        return folder.observation(layout)
 
     def logs(self, job_id: str, cursor: str = "") -> LogChunk:
         record = self._record(job_id)
         layout = Layout(str(self._root(job_id)))
-        # The state is read before the file: a final state then promises that the file had been complete.
-        final = self._status(layout, record)["state"] in FINAL_STATES
-        offset = _offset(cursor)
-        try:
-            with open(layout.log, "rb") as file:
-                file.seek(offset)
-                data = file.read(_LOG_BYTES)
-        except FileNotFoundError:
-            data = b""
-        whole = data[: data.rfind(b"\n") + 1]
-        lines = tuple(_log_line(line) for line in whole.split(b"\n")[:-1])
-        return LogChunk(lines=lines, cursor=str(offset + len(whole)), ended=final and len(data) < _LOG_BYTES)
+        self._settle(layout, record)
+        return folder.log_chunk(layout, cursor)
 
     def stop(self, job_id: str, *, grace_s: float) -> None:
         layout = Layout(str(self._root(job_id)))
@@ -309,16 +283,16 @@ class LocalJobBackend:
                 pass
         return folder
 
-    def _status(self, layout: Layout, record: Mapping[str, Any]) -> dict[str, Any]:
-        """The status as it is, after noticing that nobody is left to change it."""
+    def _settle(self, layout: Layout, record: Mapping[str, Any]) -> None:
+        """Write the final status of a job that has nobody left to write it."""
         status: dict[str, Any] = read_json(layout.status) or {"state": "queued"}
         if status["state"] in FINAL_STATES:
-            return status
+            return
         known = read_json(layout.supervisor)
         if known is None:
             if time.time() - record["created_at"] > _START_S and not os.path.exists(layout.supervisor):
                 record_lost(layout, "it was never started")
-            return read_json(layout.status) or status
+            return
         supervisor, guardian = (ProcessIdentity.parse(known[role]) for role in ("supervisor", "guardian"))
         if supervisor.is_gone:
             # Its guardian is ending the rest and will say how it ended; that takes milliseconds.
@@ -329,10 +303,6 @@ class LocalJobBackend:
         if supervisor.is_gone and guardian.is_gone and status["state"] not in FINAL_STATES:
             processes.kill_until_gone(record["runtime"]["mark"])
             record_lost(layout, "killed")
-            return read_json(layout.status) or status
-        if os.path.exists(layout.stop):
-            return {**status, "state": "stopping"}
-        return status
 
     def _end_processes(self, root: Path, job_id: str) -> None:
         known = read_json(str(root / "supervisor.json"))
@@ -417,17 +387,3 @@ def _interpreter(python: str | None) -> str:
     if found is None:
         raise Invalid(f"environment.python: no interpreter {python!r} on PATH", field="environment.python")
     return found
-
-
-def _offset(cursor: str) -> int:
-    if cursor and not cursor.isdigit():
-        raise Invalid(f"{cursor!r} is no cursor of a local log", field="cursor")
-    return int(cursor or 0)
-
-
-_STREAMS = {"o": "out", "e": "err", "s": "system"}
-
-
-def _log_line(line: bytes) -> LogLine:
-    at, stream, text = line.decode("utf-8", "replace").split(" ", 2)
-    return LogLine(at=float(at), text=text, stream=_STREAMS[stream])  # type: ignore[arg-type]
