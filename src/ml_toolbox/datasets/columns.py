@@ -137,6 +137,7 @@ def parquet_options(table: Any) -> dict[str, Any]:
         "row_group_size": _ROW_GROUP,
         "version": "2.6",
         "store_schema": True,
+        "write_statistics": False,  # the manifest has them, and nothing selects rows by them
     }
 
 
@@ -279,7 +280,7 @@ def _is_span(kind: Any) -> bool:
     return bool(pa.types.is_interval(kind) or pa.types.is_duration(kind))
 
 
-def _plain(scalar: Any) -> str | float | None:
+def _plain(scalar: Any) -> str | int | float | None:
     value = scalar.cast(pa.string()).as_py() if pa.types.is_temporal(scalar.type) else scalar.as_py()
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
@@ -288,5 +289,5 @@ def _plain(scalar: Any) -> str | float | None:
         return text if len(text) <= 64 else text[:61] + "..."
     if isinstance(value, int) and abs(value) > 2**53:
         return str(value)  # JSON readers other than Python's lose digits here
-    number: float = value
+    number: int | float = value
     return number

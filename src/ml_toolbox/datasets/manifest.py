@@ -37,8 +37,8 @@ class ColumnSummary:
     dtype: str
     nulls: int | None = None
     """Missing values as the column's own type counts them (NaN in a float column is a value). ``None``: not counted."""
-    minimum: str | float | None = None
-    maximum: str | float | None = None
+    minimum: str | int | float | None = None
+    maximum: str | int | float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

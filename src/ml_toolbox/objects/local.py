@@ -12,7 +12,7 @@ import heapq
 import itertools
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
@@ -109,13 +109,18 @@ class LocalObjectStore:
     # writing
 
     def put(self, key: str, body: Body, *, mode: PutMode = _OVERWRITE) -> Version:
+        return self.write(key, lambda fd: _fill(fd, body), mode=mode)
+
+    def write(self, key: str, fill: Callable[[int], None], *, mode: PutMode = _OVERWRITE) -> Version:
+        """Like ``put``, with the bytes written by ``fill`` to the descriptor it is given, in any order and from any thread.
+        When ``fill`` raises, nothing has changed."""
         self._guard.check(self.uri)
         parent, _, name = check_key(key).rpartition("/")
         try:
             folder, fd, temporary = self._begin(parent)
             try:
                 self._refuse_early(folder, name, key, mode)
-                _fill(fd, body)
+                fill(fd)
                 status = folders.seal(fd)
                 linked = self._publish(folder, temporary, name, key, mode)
                 if linked:

@@ -122,7 +122,15 @@ class RemoteObjectStore:
             return b""
         return self._range(key, start, end, None)[0]
 
+    def get_view(self, key: str, start: int, end: int) -> memoryview:
+        """Like ``get_range`` for ``start`` before ``end``, without the copy into ``bytes``; for bulk transfers."""
+        return self._view(check_key(key), start, end, None)[0]
+
     def _range(self, key: str, start: int, end: int, e_tag: str | None) -> tuple[bytes, ObjectMeta]:
+        view, meta = self._view(key, start, end, e_tag)
+        return bytes(view), meta
+
+    def _view(self, key: str, start: int, end: int, e_tag: str | None) -> tuple[memoryview, ObjectMeta]:
         """The bytes and the object they belong to. Servers refuse a range that begins at the end: there that is empty."""
         import obstore
 
@@ -134,7 +142,7 @@ class RemoteObjectStore:
         try:
             result = obstore.get(store, full, options=options)
             meta = self._meta(result.meta)
-            return result.bytes().to_bytes(), meta
+            return memoryview(result.bytes()), meta
         except Exception as error:  # every class of the library, by the table
             ours = translate(error, key, self.uri)
             if isinstance(
@@ -144,7 +152,7 @@ class RemoteObjectStore:
                 if start > meta.size:
                     raise _bad_range(key, start, end) from error
                 if start == meta.size:
-                    return b"", meta
+                    return memoryview(b""), meta
             raise ours from error
 
     def stream(self, key: str, *, chunk_size: int = 8 * 1024 * 1024) -> Iterator[bytes]:

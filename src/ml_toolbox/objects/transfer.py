@@ -24,6 +24,7 @@ from ml_toolbox.base.errors import Conflict, Invalid, NotFound, Unavailable
 from ml_toolbox.base.uri import Uri, check_key, check_prefix
 from ml_toolbox.objects import transfer_record
 from ml_toolbox.objects.local import LocalObjectStore
+from ml_toolbox.objects.remote import RemoteObjectStore
 from ml_toolbox.objects.transfer_record import MANIFEST_NAME, Entry, Record, file_sha256
 from ml_toolbox.ports.objects import ObjectMeta, ObjectStore, Version
 
@@ -154,7 +155,15 @@ def upload_file(path: Path, store: ObjectStore, key: str, *, progress: Progress 
         raise NotFound(f"{path} is not a file", resource=str(path))
     size = path.stat().st_size
     counter = _Counter(progress, size, 1)
-    version = _send(store, check_key(key), path, size, _Budget(), counter.advance)
+    budget = _Budget()
+    check_key(key)
+    # On a thread of its own: the client library does not notice Ctrl-C, the wait for a thread does.
+    with ThreadPoolExecutor(1, thread_name_prefix="mlt-transfer") as pool:
+        sending = pool.submit(_send, store, key, path, size, budget, counter.advance)
+        try:
+            version = sending.result()
+        finally:
+            budget.stop()
     counter.finish(0 if size > _SMALL_BYTES else size, moved=True)
     return version
 
@@ -209,12 +218,11 @@ def _fetch(
     """Write the object to ``name``; its sha256, or "" when nobody asked. Raises before anything is visible."""
     summary = hashlib.sha256() if hashed else None
 
-    def body() -> Iterator[bytes]:
-        for piece in _ranges(store, meta):
+    def fill(fd: int) -> None:
+        for piece in _ranges(store, meta, fd):
             budget.check()
             if summary is not None:
                 summary.update(piece)
-            yield piece
             advance(len(piece))
         if summary is not None and expected and summary.hexdigest() != expected:
             raise Unavailable(
@@ -223,31 +231,47 @@ def _fetch(
                 resource=meta.key,
             )
 
-    local.put(name, body())
+    local.write(name, fill)
     return summary.hexdigest() if summary is not None else ""
 
 
-def _ranges(store: ObjectStore, meta: ObjectMeta) -> Iterator[bytes]:
-    """The object's bytes in order, fetched in parallel when there are many, all of the version that ``meta`` names."""
+def _ranges(store: ObjectStore, meta: ObjectMeta, fd: int) -> Iterator[bytes | memoryview]:
+    """Write the object's bytes to ``fd``, and yield them in order. In parallel when there are many, and all of the version
+    that ``meta`` names."""
     if meta.size <= _SMALL_BYTES:
         whole = store.get(meta.key)
         _same(meta, whole.meta.version, store)
+        _write_at(fd, whole.data, 0)
         yield whole.data
         return
+    read = store.get_view if isinstance(store, RemoteObjectStore) else store.get_range
+
+    def one(start: int) -> bytes | memoryview:
+        piece = read(meta.key, start, min(start + _SMALL_BYTES, meta.size))
+        _write_at(fd, piece, start)
+        return piece
+
     starts = iter(range(0, meta.size, _SMALL_BYTES))
-    window: deque[Future[bytes]] = deque()
+    window: deque[Future[bytes | memoryview]] = deque()
     try:
         for start in itertools.islice(starts, _RANGES_AHEAD):
-            window.append(_range_pool().submit(store.get_range, meta.key, start, start + _SMALL_BYTES))
+            window.append(_range_pool().submit(one, start))
         while window:
             yield window.popleft().result()
             if (start := next(starts, -1)) >= 0:
-                window.append(_range_pool().submit(store.get_range, meta.key, start, start + _SMALL_BYTES))
+                window.append(_range_pool().submit(one, start))
     finally:
         for waiting in window:
             waiting.cancel()
         wait(window)
     _same(meta, store.head(meta.key).version, store)
+
+
+def _write_at(fd: int, data: bytes | memoryview, at: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, at)
+        view, at = view[written:], at + written
 
 
 @cache

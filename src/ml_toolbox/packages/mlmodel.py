@@ -14,7 +14,7 @@ from ml_toolbox.packages.layout import MLMODEL_NAME, REQUIREMENTS_NAME
 from ml_toolbox.packages.manifest import Manifest
 
 
-def write_mlmodel(folder: Path, manifest: Manifest) -> None:
+def write_mlmodel(folder: Path, manifest: Manifest, skops_types: tuple[str, ...] = ()) -> None:
     """Write ``MLmodel`` (JSON, which is YAML, so that no YAML library is needed in the job)."""
     python = manifest.environment["python"]
     environment = {"virtualenv": "python_env.yaml"}
@@ -30,7 +30,7 @@ def write_mlmodel(folder: Path, manifest: Manifest) -> None:
             "code": None,
             "pickled_model": "model.skops",  # MLflow's name for the key, whatever the format
             "serialization_format": "skops",
-            "skops_trusted_types": _types_inside((folder / "model.skops").read_bytes()),
+            "skops_trusted_types": list(skops_types),
             "sklearn_version": manifest.environment.get("scikit-learn", ""),
         }
     else:
@@ -44,9 +44,3 @@ def write_mlmodel(folder: Path, manifest: Manifest) -> None:
         "utc_time_created": manifest.created_at.replace("T", " ").rstrip("Z"),
     }
     (folder / MLMODEL_NAME).write_text(json.dumps(document, indent=1) + "\n")
-
-
-def _types_inside(data: bytes) -> list[str]:
-    import skops.io
-
-    return sorted(skops.io.get_untrusted_types(data=data))

@@ -171,7 +171,7 @@ def _write(model: Any, folder: Path, wish: _Wish) -> Manifest:
         sample=SAMPLE_NAME if signature is not None else "",
         refused_engines=refused,
     )
-    write_mlmodel(folder, manifest)
+    write_mlmodel(folder, manifest, written.skops_types)
     manifest = _listed(folder, manifest, frozenset(written.executes_code))
     (folder / MANIFEST_NAME).write_bytes(dump_manifest(manifest))
     _prove_round_trip(folder, manifest, written.answers)

@@ -8,7 +8,7 @@ import warnings
 import zipfile
 from typing import Any
 
-from ml_toolbox.base.errors import Invalid, MissingExtra, ToolboxError, Unsupported, Untrusted
+from ml_toolbox.base.errors import Invalid, MissingExtra, Unsupported, Untrusted
 from ml_toolbox.packages.skops_types import TRUSTED_TYPES
 from ml_toolbox.packages.zips import check_zip
 
@@ -26,8 +26,8 @@ def _skops() -> Any:
     return skops.io
 
 
-def dump_skops(model: Any) -> bytes:
-    """``model`` as a ``.skops`` file that :func:`load_skops` takes.
+def dump_skops(model: Any) -> tuple[bytes, tuple[str, ...]]:
+    """``model`` as a ``.skops`` file that :func:`load_skops` takes, and its types that skops itself would ask about.
 
     Raises :class:`Unsupported` naming the type that has no safe form (a lambda, the user's own class, an estimator that
     skops cannot write).
@@ -45,7 +45,8 @@ def dump_skops(model: Any) -> bytes:
         raise Unsupported(
             f"{_full_name(model)} has no safe file form: {error}", hint=hint, field="model", resource=_full_name(model)
         ) from error
-    unknown = sorted(set(skops.get_untrusted_types(data=data)) - set(TRUSTED_TYPES))
+    asked = tuple(sorted(skops.get_untrusted_types(data=data)))
+    unknown = [kind for kind in asked if kind not in TRUSTED_TYPES]
     if unknown:
         raise Unsupported(
             f"{_full_name(model)} contains {', '.join(unknown)}, which cannot be read back safely",
@@ -53,20 +54,15 @@ def dump_skops(model: Any) -> bytes:
             field="model",
             resource=unknown[0],
         )
-    return data
+    return data, asked
 
 
 def unknown_types(data: bytes, *, name: str) -> list[str]:
     """Types in a ``.skops`` file that are not on the allow-list. Constructs nothing. Raises ``Invalid`` if it is damaged."""
+    _check_archive(data, name)
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            check_zip(archive, name=name)
-            if archive.getinfo("schema.json").file_size > _MAX_SCHEMA_BYTES:
-                raise Invalid(f"{name}: its schema is larger than {_MAX_SCHEMA_BYTES} bytes", field=name)
         return sorted(set(_skops().get_untrusted_types(data=data)) - set(TRUSTED_TYPES))
-    except ToolboxError:
-        raise
-    # A crafted schema fails anywhere in skops, with any exception; none may reach the caller as anything but a refusal.
+    # As in load_skops.
     except Exception as error:
         raise Invalid(f"{name} is not a .skops file: {type(error).__name__}: {error}"[:500], field=name) from error
 
@@ -78,24 +74,39 @@ def load_skops(data: bytes, *, name: str) -> Any:
     """
     from ml_toolbox.packages.tree_checks import check_trees
 
-    unknown = unknown_types(data, name=name)
-    if unknown:
-        raise Untrusted(
-            f"{name} contains {', '.join(unknown)[:300]}, which could run code",
-            resource=name,
-            hint="ask its author for a package made of scikit-learn's own types, or one with a valid signature",
-        )
+    _check_archive(data, name)
+    skops = _skops()
+    from skops.io.exceptions import UntrustedTypesFoundException
+
     try:
         with warnings.catch_warnings():
             # Another scikit-learn version warns at each load; the manifest records the version, engines are re-proven.
             warnings.filterwarnings("ignore", message=r".*Trying to unpickle estimator")
             warnings.filterwarnings("ignore", message=r"Class .* is deprecated", category=FutureWarning)
-            model = _skops().loads(data, trusted=list(TRUSTED_TYPES))
-    # As above, and from the types' own constructors.
+            # Audits every type against the list before it constructs the first object.
+            model = skops.loads(data, trusted=list(TRUSTED_TYPES))
+    except UntrustedTypesFoundException as error:
+        raise Untrusted(
+            f"{name} contains what could run code: {error}"[:500],
+            resource=name,
+            hint="ask its author for a package made of scikit-learn's own types, or one with a valid signature",
+        ) from error
+    # A crafted schema fails anywhere in skops or in a type's own constructor, with any exception; none may reach the
+    # caller as anything but a refusal.
     except Exception as error:
         raise Invalid(f"{name} cannot be read: {type(error).__name__}: {error}"[:500], field=name) from error
     check_trees(model, name=name)
     return model
+
+
+def _check_archive(data: bytes, name: str) -> None:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            check_zip(archive, name=name)
+            if archive.getinfo("schema.json").file_size > _MAX_SCHEMA_BYTES:
+                raise Invalid(f"{name}: its schema is larger than {_MAX_SCHEMA_BYTES} bytes", field=name)
+    except (zipfile.BadZipFile, KeyError, NotImplementedError) as error:
+        raise Invalid(f"{name} is not a .skops file: {error}", field=name) from error
 
 
 def _full_name(model: Any) -> str:

@@ -184,7 +184,7 @@ def _out_of_memory(cause: str, where: str, evidence: str) -> Digest:
 
 
 def _digest(kind: str, cause: str, *, where: str = "", evidence: str = "", next_step: str = "") -> Digest:
-    return {"kind": kind, "cause": cause, "where": where, "evidence": evidence, "next_step": next_step}
+    return {"kind": kind, "cause": _first_line(cause), "where": where, "evidence": evidence, "next_step": next_step}
 
 
 def _where(error: BaseException, code: str) -> str:

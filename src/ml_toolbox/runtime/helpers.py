@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat, SupportsInt
 
 from ml_toolbox.base.errors import Invalid
 
@@ -47,11 +47,11 @@ def checkpoint_dir() -> Path:
 
 def report(
     *,
-    epoch: int | None = None,
-    epochs: int | None = None,
-    step: int | None = None,
-    steps: int | None = None,
-    **metrics: float,
+    epoch: SupportsInt | None = None,
+    epochs: SupportsInt | None = None,
+    step: SupportsInt | None = None,
+    steps: SupportsInt | None = None,
+    **metrics: SupportsFloat,
 ) -> None:
     """Tell how far the work is and what the metrics are now: ``report(epoch=3, epochs=10, loss=0.2)``.
 

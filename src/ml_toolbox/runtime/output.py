@@ -32,8 +32,8 @@ class Log:
             data = data[os.write(self._descriptor, data) :]
 
     def say(self, text: str) -> None:
-        """A line of our own."""
-        self.write("s", [text])
+        """A message of our own; each of its lines is one of the log's."""
+        self.write("s", text.splitlines())
 
     def close(self) -> None:
         os.fsync(self._descriptor)

@@ -92,12 +92,17 @@ class Supervisor:
         for path, value in dialects.files(self.job, self.layout, channels).items():
             write_json(path, value)
         self.watch.hash_inputs(self.job.inputs, self.job.identities)
-        child = Child(
-            self._command(interpreter, channels),
-            cwd=self.layout.code,
-            environment=self._environment(interpreter, channels, devices),
-            cpus=_cpu_set(self.job.cpus, place),
-        )
+        command = self._command(interpreter, channels)
+        try:
+            child = Child(
+                command,
+                cwd=self.layout.code,
+                environment=self._environment(interpreter, channels, devices),
+                cpus=_cpu_set(self.job.cpus, place),
+            )
+        except OSError as error:
+            failure = digest.of_environment(f"{command[0]} cannot be started: {error.strerror}")
+            raise NotStarted("failed", failure) from error
         self._note(state="running", started_at=time.time())
         self.watch.begin(self.job.max_duration_s)
         ended = self.watch.follow(child, self.progress, self.status)

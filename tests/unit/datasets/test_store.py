@@ -68,6 +68,7 @@ def test_a_manifest_survives_its_json(store: ObjectStore) -> None:
     manifest = datasets.save({"a": frame(), "b": np.zeros(3)}, store)
     assert datasets.DatasetManifest.from_json(manifest.to_json()) == manifest
     assert datasets.read_manifest(store) == manifest
+    assert datasets.read_manifest(store).sha256 == manifest.sha256
     later = json.loads(manifest.to_json()) | {"format_version": 99}
     with pytest.raises(Unsupported, match="upgrade"):
         datasets.DatasetManifest.from_json(json.dumps(later).encode())

@@ -236,6 +236,26 @@ def test_one_file(store: ObjectStore, tmp_path: Path) -> None:
         download_file(store, "absent", tmp_path / "c")
 
 
+def test_ctrl_c_ends_the_upload_of_a_large_file_at_its_next_piece(store: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(b"x" * LARGE)
+    taken = 0
+
+    class Slow(Watched):
+        def put(self, key: str, body: Body, *, mode: PutMode = Overwrite()) -> Version:  # noqa: B008 - as in the port
+            nonlocal taken
+            assert not isinstance(body, bytes | Path)
+            for _ in body:
+                taken += 1
+                if taken == 1:
+                    os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.2)  # the time of sending a piece
+            return Version("never")
+
+    with pytest.raises(KeyboardInterrupt):
+        upload_file(tmp_path / "large", Slow(store, 9), "k")  # type: ignore[arg-type]
+    assert taken < 4
+
+
 DOWNLOAD = """
 import sys
 from pathlib import Path

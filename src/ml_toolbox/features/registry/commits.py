@@ -90,9 +90,7 @@ class Commits:
                     # Wait for a moment of one's own, and look before writing: a look costs a tenth of a refused write.
                     self._clock.sleep(turn.pause_s(lost))
                     number = self.last(name, number - 1) + 1
-                started = self._clock.monotonic()
-                standing = self._create(make(number, mark))
-                turn.took(self._clock.monotonic() - started, won=standing.nonce == mark)
+                standing = self._attempt(turn, make(number, mark))
                 if standing.nonce == mark:
                     return standing
                 number += 1
@@ -106,8 +104,8 @@ class Commits:
         anywhere, create at most one version. ``Conflict`` when the key was used for other ``content``.
         """
         path = layout.idempotency(name, hashlib.sha256(key.encode()).hexdigest())
-        failures = 0
-        with self._one_at_a_time(name):
+        lost = failures = 0
+        with self._one_at_a_time(name) as turn:
             while True:
                 claim, version = self._claim(path, name, content, hint)
                 if claim.content != content:
@@ -117,18 +115,29 @@ class Commits:
                         field="idempotency_key",
                         resource=f"{name}:{claim.candidate}",
                     )
-                standing = self._standing(name, claim.candidate) or self._create(make(claim.candidate, claim.nonce))
+                standing = self._standing(name, claim.candidate)
+                if standing is None:
+                    standing = self._attempt(turn, make(claim.candidate, claim.nonce))
                 if standing.nonce == claim.nonce:
                     return standing
+                self._clock.sleep(turn.pause_s(lost))
+                lost += 1
                 moved = msgspec.structs.replace(claim, candidate=self.last(name, claim.candidate) + 1)
                 try:
                     self._store.put(path, encode(moved), mode=IfMatch(version))
+                    failures = 0
                 except (Conflict, Unavailable) as error:
                     # Moved by another process, or by this one unawares: the next reading tells.
                     failures += isinstance(error, Unavailable)
                     if failures >= UNCLEAR_ATTEMPTS:
                         raise
                     self._pause()
+
+    def _attempt(self, turn: _Turn, record: VersionRecord) -> VersionRecord:
+        started = self._clock.monotonic()
+        standing = self._create(record)
+        turn.took(self._clock.monotonic() - started, won=standing.nonce == record.nonce)
+        return standing
 
     def _claim(self, path: str, name: str, content: str, hint: int) -> tuple[KeyRecord, Version]:
         for _ in range(UNCLEAR_ATTEMPTS):

@@ -251,9 +251,9 @@ class Training:
         try:
             seen = self._observe(row)
         except ToolboxError:
-            # The loop sees the same error, and keeps it in the row with the time of the next try.
-            return record_of(self._drive_when_due(row))
-        if seen.state.is_final or row.wish != "":
+            # The loop meets the same error, and keeps it in the row with the time of its next try.
+            return record_of(self._runner.drive(row.id) if self._is_due(row) else row)
+        if seen.state.is_final or (row.wish and self._is_due(row)):
             return record_of(self._runner.drive(row.id))
         return record_of(row, seen)
 
@@ -261,8 +261,10 @@ class Training:
         return self._workflow.observe(row)
 
     def _drive_when_due(self, row: Row) -> Row:
-        due = row.due_at is not None and row.due_at <= self._clock.now() and row.phase != Phase.ACTIVE
-        return self._runner.drive(row.id) if due else row
+        return self._runner.drive(row.id) if self._is_due(row) and row.phase != Phase.ACTIVE else row
+
+    def _is_due(self, row: Row) -> bool:
+        return row.due_at is not None and row.due_at <= self._clock.now()
 
     def _chunk(self, row: Row, attempt: int, cursor: str) -> LogChunk:
         resource = data_of(row).attempts[attempt].resource

@@ -162,8 +162,6 @@ def _active(row: Row, data: JobData, event: Event, now: float) -> Decision:
         case Inserted() | Claimed():
             if row.wish == "delete":
                 return _delete(row, data)
-            if row.wish == "stop" and not data.stop_sent:
-                return _change(row, data, Phase.ACTIVE, row.state, "", effect=STOP)
             return _change(row, data, Phase.ACTIVE, row.state, "", effect=OBSERVE)
         case Observed(value=seen):
             return _observed(row, data, seen, now)
@@ -180,8 +178,10 @@ def _active(row: Row, data: JobData, event: Event, now: float) -> Decision:
 def _observed(row: Row, data: JobData, seen: JobObservation, now: float) -> Decision:
     fresh = replace(data, observation=seen, tries=0, problem="")
     if not seen.state.is_final:
-        if row.wish == "delete" or (row.wish == "stop" and not data.stop_sent):
-            return _active(row, fresh, Claimed(), now)
+        if row.wish == "delete":
+            return _delete(row, fresh)
+        if row.wish == "stop" and not data.stop_sent:
+            return _change(row, replace(data, observation=seen), Phase.ACTIVE, row.state, "", effect=STOP)
         state = JobState.STOPPING if data.stop_sent else seen.state
         # Progress alone is not written down: it changes ten times a second and can be read from the backend.
         kept = data if row.state == state and data.observation is not None and data.tries == 0 else fresh
@@ -205,7 +205,8 @@ def _succeeded(row: Row, data: JobData, seen: JobObservation, now: float) -> Dec
             next_step="write the model into the folder that SM_MODEL_DIR or ml_toolbox.runtime.model_dir() names",
         )
         return _end(row, replace(data, failure=failure), JobState.FAILED, failure.cause)
-    return _change(row, data, Phase.REGISTERING, row.state, f"registering as {wanted}", effect=REGISTER, due_at=now)
+    state = row.state if row.state == JobState.STOPPING else JobState.RUNNING
+    return _change(row, data, Phase.REGISTERING, state, f"registering as {wanted}", effect=REGISTER, due_at=now)
 
 
 def _failed(row: Row, data: JobData, seen: JobObservation, now: float) -> Decision:

@@ -38,7 +38,7 @@ def write(model: Any, folder: Path, sample: Sample | None) -> Written:
             signature = Signature(layout=sample.layout, inputs=sample.inputs, outputs=())
             answers = {"prediction": np.asarray(booster.predict(matrix_of(sample.batch, signature)))}
         return Written(files=(FILE,), answers=answers, kind="lightgbm", options={"labels": False}, modules=_MODULES[:2])
-    (folder / WRAPPER_FILE).write_bytes(dump_skops(model))
+    (folder / WRAPPER_FILE).write_bytes(dump_skops(model)[0])
     if sample is not None:
         answers = answer(model, sample.batch)
     return Written(

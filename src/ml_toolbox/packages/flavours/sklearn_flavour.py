@@ -24,7 +24,8 @@ FILE = "model.skops"
 
 def write(model: Any, folder: Path, sample: Sample | None) -> Written:
     """Writes ``model.skops``. Raises ``Unsupported`` naming the type that has no safe form."""
-    (folder / FILE).write_bytes(dump_skops(model))
+    data, types = dump_skops(model)
+    (folder / FILE).write_bytes(data)
     frame = needs_frame(model, sample)
     answers = None if sample is None else answer(model, as_rows(sample.batch, names(sample), frame)) or None
     return Written(
@@ -33,6 +34,7 @@ def write(model: Any, folder: Path, sample: Sample | None) -> Written:
         kind="sklearn",
         options={"frame": frame},
         classes=classes(model),
+        skops_types=types,
         modules=("sklearn", "skops", "numpy", *other_libraries(model)),
     )
 

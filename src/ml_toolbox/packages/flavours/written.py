@@ -21,6 +21,8 @@ class Written:
     options: dict[str, Any] = field(default_factory=dict)
     executes_code: tuple[str, ...] = ()
     classes: tuple[Any, ...] = ()
+    skops_types: tuple[str, ...] = ()
+    """Types that another reader of the ``.skops`` file has to be told to trust."""
     modules: tuple[str, ...] = ()
     """Importable names of the libraries that loading it needs."""
 

@@ -1,6 +1,6 @@
 """``python -m ml_toolbox.providers.local.endpoint_supervisor FOLDER``: keeps one endpoint's servers as they are wished.
 
-Holds the listening socket itself and hands it to every server: a server that is killed, restarted or taken away loses no
+Holds the listening sockets itself and hands each server its own: a server that is killed, restarted or taken away loses no
 connection that waits to be accepted, and the port stays ours in between. Standard library only; one thread.
 
 When it dies, by whatever signal, its servers die at once: the kernel closes their lifeline (and sends SIGKILL where it
@@ -24,6 +24,7 @@ from typing import Any
 
 from ml_toolbox.base.processes import MARK_VARIABLE, identity, kill_until_gone, resident_bytes
 from ml_toolbox.providers.local.endpoint_folder import EndpointFolder, LogWriter
+from ml_toolbox.providers.local.endpoint_sockets import SharedPort
 from ml_toolbox.runtime.job import read_json, write_json
 from ml_toolbox.runtime.output import Pipe
 
@@ -102,12 +103,13 @@ class Supervisor:
         self._replicas: dict[int, Replica] = {}
         self._request: dict[str, Any] = {}
         self._mark_seen: tuple[int, int, int] | None = None
-        self._socket: socket.socket | None = None
+        self._shared: SharedPort | None = None
         self._lifeline = os.pipe()
         self._leaving = False
         self._served = bool(folder.read_observed().get("served"))
         self._port: int | None = folder.read_observed().get("port")
         self._error = ""
+        self._unrouted_said = False
         self._written: dict[str, Any] | None = None
 
     def run(self) -> int:
@@ -124,6 +126,7 @@ class Supervisor:
                 self._scale()
             self._reap()
             self._judge()
+            self._route()
             self._record()
             for key, _ in self._selector.select(TICK_S):
                 if not key.data.read():
@@ -152,34 +155,40 @@ class Supervisor:
 
     def _leave(self) -> None:
         self._leaving = True
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
         for replica in self._replicas.values():
             self._dismiss(replica)
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None
 
     def _listen(self) -> None:
         fixed = self._request["body"].get("port")
-        if self._socket is not None and fixed in (None, self._socket.getsockname()[1]):
+        if self._shared is not None and fixed in (None, self._shared.port):
             return
-        for port in [fixed] if fixed else [self._port or 0, 0]:
+        for port in [fixed] if fixed else [self._port, None]:
             try:
-                sock = _listening(port)
+                shared = SharedPort(port)
             except OSError as error:
                 self._error = f"cannot listen on port {port}: {error.strerror}"
                 continue
-            if self._socket is not None:
-                self._move_to(sock)
-            self._socket, self._port, self._error = sock, sock.getsockname()[1], ""
+            if self._shared is not None:
+                # Another port was wished. Servers get their socket at their start only, so all are replaced.
+                self._log.say(f"moving to port {shared.port}")
+                for replica in self._replicas.values():
+                    self._dismiss(replica)
+                self._shared.close()
+            self._shared, self._port, self._error = shared, shared.port, ""
             return
 
-    def _move_to(self, sock: socket.socket) -> None:
-        """Another port was wished: servers inherit sockets at their start only, so all are replaced."""
-        self._log.say(f"moving to port {sock.getsockname()[1]}")
-        if self._socket is not None:
-            self._socket.close()
-        for replica in self._replicas.values():
-            self._dismiss(replica)
+    def _route(self) -> None:
+        """Let the kernel give new connections to ready servers only, and forget the sockets of slots that are gone."""
+        if self._shared is None:
+            return
+        self._shared.keep(max(self._replicas, default=0) + 1)
+        ready = [slot for slot, replica in sorted(self._replicas.items()) if replica.ready]
+        if not self._shared.choose(ready) and not self._unrouted_said:
+            self._unrouted_said = True
+            self._log.say("this system cannot route by health: a server that restarts may delay new connections")
 
     # -- processes ----------------------------------------------------------------------------------------------------
 
@@ -196,8 +205,8 @@ class Supervisor:
                     self._dismiss(replica)
         now = time.monotonic()
         for replica in self._replicas.values():
-            if replica.process is None and now >= replica.start_at and self._socket is not None:
-                self._start(replica, self._socket)
+            if replica.process is None and now >= replica.start_at and self._shared is not None:
+                self._start(replica, self._shared.socket_of(replica.slot))
 
     def _start(self, replica: Replica, listening: socket.socket) -> None:
         status_read, status_write = os.pipe()
@@ -319,18 +328,6 @@ def _mark(path: Path) -> tuple[int, int, int] | None:
     except FileNotFoundError:
         return None
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
-
-
-def _listening(port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind(("127.0.0.1", port))
-        sock.listen(4096)
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 def _shares(body: dict[str, Any]) -> str:

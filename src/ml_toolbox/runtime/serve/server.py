@@ -151,8 +151,9 @@ class ModelServer:
         return LoadedVariant(spec, proven, metrics, limits=self.limits, loop=self.loop)
 
     async def watch(self, path: Path, changed: asyncio.Event) -> None:
-        """Apply the spec file whenever it changes (or ``changed`` is set), until cancelled."""
-        seen = _mark(path)
+        """Apply the spec file whenever it changes (or ``changed`` is set), until cancelled. The first look reads it in any
+        case: it may have changed while the first models were loading."""
+        seen: tuple[int, int, int] | None = None
         while True:
             try:
                 await asyncio.wait_for(changed.wait(), _WATCH_S)
@@ -162,7 +163,9 @@ class ModelServer:
                     continue
             seen = _mark(path)
             try:
-                await self.apply(read_spec(path))
+                spec = read_spec(path)
+                if spec != self.model.spec or self.error:
+                    await self.apply(spec)
             except ToolboxError as error:
                 if self.error != error.message:
                     self.error = error.message
@@ -179,6 +182,7 @@ class ModelServer:
         """Accept nothing new, answer what is there, and close. ``False`` when the time limit cut requests off."""
         self.draining = True
         self._on_change()
+        await asyncio.sleep(self.limits.drain_accept_s)
         for listener in self._listeners:
             listener.close()
         give_up_at = monotonic() + self.limits.drain_timeout_s

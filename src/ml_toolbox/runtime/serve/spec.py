@@ -85,6 +85,8 @@ class Limits:
     """Expected duration above which a batch runs on the variant's thread, so that health checks still answer."""
     drain_timeout_s: float = 25.0
     """From SIGTERM to giving up on unfinished requests; SageMaker and Kubernetes kill after 30 s."""
+    drain_accept_s: float = 0.2
+    """How long after SIGTERM connections are still accepted: until whoever routes them has heard."""
     drain_idle_s: float = 1.0
     """How long a silent connection is kept while draining: a request may already be on its way on it."""
 

@@ -119,6 +119,7 @@ def test_show_tells_columns_without_reading_data(datasets: Datasets, store: Obje
     for key in blobs(store):
         if key.rpartition("/")[2] != datasets.version("table").manifest:
             store.delete(key)
+    assert datasets.show("table").manifest.sha256 == datasets.version("table").manifest
     columns = datasets.show("table").columns
     assert [(c.name, c.dtype, c.nulls, c.minimum, c.maximum) for c in columns] == [
         ("id", "int64", 0, 1, 3),
