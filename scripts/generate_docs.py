@@ -51,11 +51,9 @@ def _store_table() -> str:
             "S3": open_store("s3://bucket"),
             "Azure Blob": open_store("az://account/container"),
         }
-        lines = [f"| Object storage | {' | '.join(stores)} |", "|---" * (len(stores) + 1) + "|"]
-        for capability in CAPABILITIES:
-            lines.append(
-                f"| {capability} | {' | '.join(_cell(store.lacks, capability) for store in stores.values())} |"
-            )
+        rows = {name: [_cell(store.lacks, name) for store in stores.values()] for name in CAPABILITIES}
+    lines = [f"| Object storage | {' | '.join(stores)} |", "|---" * (len(stores) + 1) + "|"]
+    lines += [f"| {capability} | {' | '.join(cells)} |" for capability, cells in rows.items()]
     return "\n".join(lines)
 
 
