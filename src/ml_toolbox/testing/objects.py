@@ -41,7 +41,8 @@ ILLEGAL_KEYS = ("", "/a", "a/", "a//b", ".", "..", "a/../b", "../a", "a/./b", "a
 ODD_KEYS = (
     "a b", " lead", "trail ", "a%20b", "a%2Fb", "a%b", "100%", "a+b", "~tilde", "[x]", "{y}", "#hash", "q?x=1&y=2", "star*",
     "&=;:@,$!'()", '"quoted"', "<tag>", "a^b`c|d", ".hidden", "not.mlt~reserved", "dot.", "...", "é", "e\u0301", "日本語/キー",
-    "\U0001f600", "\uffee", "\U0001f600 d/inside", "-dash", "UPPER", "upper", "a" * 255, "/".join(["deep"] * 100), "/".join(["s" * 255] * 3),
+    "\U0001f600", "\uffee", "\U0001f600 d/inside", "-dash", "UPPER", "upper", "a" * 255, "/".join(["deep"] * 100),
+    "/".join(["s" * 255] * 3),
 )  # fmt: skip
 
 
