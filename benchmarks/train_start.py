@@ -120,7 +120,7 @@ def table(results: dict[str, list[Run]], rounds: int) -> str:
     lines = [
         "# From Enter to the first line",
         "",
-        f"`python benchmarks/train_start.py --rounds {rounds}`; medians (smallest to largest) of {rounds} interleaved rounds, seconds;",
+        f"`python benchmarks/train_start.py --rounds {rounds}`: medians (smallest to largest), interleaved, in seconds;",
         f"Python {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end.",
         "",
         "| command | first line of the script | whole command | CPU of the command |",

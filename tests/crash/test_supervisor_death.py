@@ -91,8 +91,9 @@ def test_either_watcher_alone_ends_everything(tmp_path: Path, role: str) -> None
 def test_with_both_killed_the_script_dies_at_once_and_the_rest_at_the_next_look(tmp_path: Path) -> None:
     scene = Scene(tmp_path, ESCAPERS.replace("EMPTY_ENVIRONMENT", "False"), expect=5)
     kill({scene.watcher("supervisor"), scene.watcher("guardian")})
-    record = scene.job.record
+    until(lambda: scene.job.state.is_final, "a look that finds both dead", within_s=WITHIN_S)
     scene.assert_all_gone()
+    record = scene.job.record
     assert record.state is JobState.FAILED
     assert record.failure is not None
     assert record.failure.kind == "lost"

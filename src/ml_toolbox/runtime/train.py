@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import sys
 import time
 from typing import Any
@@ -242,7 +241,6 @@ class Supervisor:
         for note in result.get("notes", ()):
             self.log.say(f"model: {note}")
         self.log.close()
-        shutil.rmtree(os.path.join(self.layout.root, "tmp"), ignore_errors=True)
         self.watch.note_progress(self.progress, self.status)
         self._note(
             durable=True,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import time
 import zipfile
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from ml_toolbox.base.errors import Invalid
+from ml_toolbox.base.processes import ProcessIdentity
 from ml_toolbox.domain.jobs import Environment, FailureDigest, JobSpec, JobState, Limits, Resources
 from ml_toolbox.ports.jobs import JobBackend, JobObservation, Owner
 from ml_toolbox.ports.provider import Provider, ProviderContext
@@ -160,6 +163,14 @@ def test_progress_and_metrics_are_seen_while_it_runs(bench: Bench) -> None:
     bench.backend.stop(job, grace_s=WAIT_S)
     assert bench.end(job).state is JobState.STOPPED
     assert bench.backend.observe(job).metrics == {"loss": 0.5, "acc": 0.75}
+
+
+def test_a_platforms_own_stop_signal_is_a_stop(bench: Bench) -> None:
+    job = bench.start("import time\nprint('started', flush=True)\nwhile True:\n    time.sleep(0.05)\n")
+    bench.until(job, lambda _: bench.printed(job) == ["started"])
+    watchers = json.loads((bench.folder / "home/providers/local/jobs" / job / "supervisor.json").read_text())
+    os.kill(ProcessIdentity.parse(watchers["guardian"]).pid, signal.SIGTERM)
+    assert bench.end(job).state is JobState.STOPPED
 
 
 def test_threads_may_finish_the_model_after_the_last_line(bench: Bench) -> None:

@@ -257,7 +257,8 @@ class LocalJobBackend:
         log = str(root / "supervisor.log")
         pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-P", "-m", "ml_toolbox.runtime", "train", "--root", str(root)],
+            # -S: the supervisor needs nothing that is installed, so it does not wait for the search path to be read.
+            [sys.executable, "-S", "-P", "-m", "ml_toolbox.runtime", "train", "--root", str(root)],
             environment,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
