@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -35,7 +36,25 @@ def capability_tables() -> str:
             cells = [_cell(getattr(info, port), capability) for info in columns]
             lines.append(f"| {capability} | {' | '.join(cells)} |")
         parts.append("\n".join(lines))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, _store_table()])
+
+
+def _store_table() -> str:
+    """What each object store lacks; opening one reads no credentials and sends nothing."""
+    from ml_toolbox.objects import open_store
+    from ml_toolbox.ports.objects import CAPABILITIES
+
+    with tempfile.TemporaryDirectory() as folder:
+        stores = {
+            "files": open_store(folder),
+            "memory": open_store("memory://table"),
+            "S3": open_store("s3://bucket"),
+            "Azure Blob": open_store("az://account/container"),
+        }
+        rows = {name: [_cell(store.lacks, name) for store in stores.values()] for name in CAPABILITIES}
+    lines = [f"| Object storage | {' | '.join(stores)} |", "|---" * (len(stores) + 1) + "|"]
+    lines += [f"| {capability} | {' | '.join(cells)} |" for capability, cells in rows.items()]
+    return "\n".join(lines)
 
 
 def _is_built_in(provider: object) -> bool:

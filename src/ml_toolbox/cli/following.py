@@ -29,6 +29,8 @@ def follow(training: Training, job_id: str, *, as_json: bool = False) -> int:
     try:
         with _progress(training, job_id, enabled=not as_json):
             for line in training.logs(job_id, follow=True):
+                if line.stream == "system" and line.text.startswith("failed: "):
+                    continue  # the closing sentence says the same, with the next step
                 click.echo(line.text, err=as_json or line.stream != "out")
         record = training.wait(job_id)
     except KeyboardInterrupt:

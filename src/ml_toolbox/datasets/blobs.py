@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import queue
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -85,9 +86,12 @@ class Blobs:
             return None
         path = self._root / self.key(part.sha256)
         try:
-            size = path.stat().st_size
+            status = path.lstat()
         except FileNotFoundError as error:
             raise _missing(self._store, self.key(part.sha256)) from error
+        if not stat.S_ISREG(status.st_mode):
+            raise _damaged(self._store, self.key(part.sha256), "it is a link or no file")
+        size = status.st_size
         if size != part.size:
             raise _damaged(self._store, self.key(part.sha256), f"{size} bytes instead of {part.size}")
         return path

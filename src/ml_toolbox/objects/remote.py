@@ -243,7 +243,7 @@ class RemoteObjectStore:
             for page in obstore.list(store, inside, offset=base + after if after else None, chunk_size=_LIST_PAGE):
                 for raw in page:
                     key = raw["path"][cut:]
-                    if key > after and RESERVED_PREFIX not in key:
+                    if key > after and not _reserved(key):
                         yield ObjectMeta(key, raw["size"], raw["last_modified"], version_of(raw["e_tag"]))
         except Exception as error:  # every class of the library, by the table
             raise translate(error, below, self.uri) from error
@@ -260,8 +260,8 @@ class RemoteObjectStore:
         objects = sorted((self._meta(raw) for raw in level["objects"]), key=lambda meta: meta.key)
         prefixes = sorted(f"{path[len(self._base) :]}/" for path in level["common_prefixes"])
         return Listing(
-            tuple(meta for meta in objects if RESERVED_PREFIX not in meta.key),
-            tuple(path for path in prefixes if RESERVED_PREFIX not in path),
+            tuple(meta for meta in objects if not _reserved(meta.key)),
+            tuple(path for path in prefixes if not _reserved(path)),
         )
 
     def presign(
@@ -282,6 +282,11 @@ class RemoteObjectStore:
         except Exception as error:  # every class of the library, by the table
             raise translate(error, key, self.uri) from error
         return url
+
+
+def _reserved(key: str) -> bool:
+    """Whether a segment is one of those that stores keep for themselves: a probe whose process was killed."""
+    return RESERVED_PREFIX in key and (key.startswith(RESERVED_PREFIX) or f"/{RESERVED_PREFIX}" in key)
 
 
 def _bad_range(key: str, start: int, end: int) -> Invalid:

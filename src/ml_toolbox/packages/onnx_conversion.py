@@ -80,6 +80,8 @@ def _graph(model: Any, sample: Sample, signature: Signature, form: str, dtype: s
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
 
+    from ml_toolbox.packages.boosting_conversion import converters
+
     number = FloatTensorType if dtype == "float32" else DoubleTensorType
     if any(spec.dtype == "string" and spec.nullable for spec in sample.inputs):
         raise ValueError("text columns with missing values have no ONNX form")
@@ -90,9 +92,15 @@ def _graph(model: Any, sample: Sample, signature: Signature, form: str, dtype: s
     options = {id(model): {"zipmap": False}} if signature.classes and hasattr(model, "predict_proba") else None
     with _quiet():
         # Named, because the default is a random identifier and equal models should give equal files.
-        graph = convert_sklearn(model, name="model", initial_types=types, options=options, target_opset=_OPSETS)
-    trees = any(node.op_type.startswith("TreeEnsemble") for node in graph.graph.node)
-    if trees and form != "float32":
+        graph = convert_sklearn(
+            model,
+            name="model",
+            initial_types=types,
+            options=options,
+            target_opset=_OPSETS,
+            custom_conversion_functions=converters(),
+        )
+    if form != "float32":
         _single_precision_trees(graph.graph)
     # By position, not by name: skl2onnx names outputs after the model's kind.
     names = dict(zip((spec.name for spec in signature.outputs), (o.name for o in graph.graph.output), strict=False))
@@ -112,13 +120,14 @@ def _by_name(model: Any) -> bool:
 
 
 def _single_precision_trees(graph: Any) -> None:
-    """Cast to float32 before each tree node and back after it, in place."""
+    """Cast to float32 before each node of trees with float32 thresholds, and back after it, in place."""
     from onnx import TensorProto, helper
 
     nodes = list(graph.node)
     del graph.node[:]
     for number, node in enumerate(nodes):
-        if not node.op_type.startswith("TreeEnsemble"):
+        in_double = any(attribute.name == "nodes_values_as_tensor" for attribute in node.attribute)
+        if in_double or not node.op_type.startswith("TreeEnsemble"):
             graph.node.append(node)
             continue
         single, raw = f"mlt_single_{number}", f"mlt_raw_{number}"

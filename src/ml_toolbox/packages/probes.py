@@ -76,6 +76,13 @@ def _at_thresholds(model: Any, base: Floats, random: np.random.Generator) -> Flo
         for feature, threshold in zip(tree.feature, tree.threshold, strict=True)
         if feature >= 0
     ]
+    if getattr(model, "n_features_in_", None) == base.shape[1]:
+        pairs += [
+            (int(node["feature_idx"]), float(node["num_threshold"]))
+            for stage in getattr(model, "_predictors", ())
+            for tree in stage
+            for node in tree.nodes[(tree.nodes["is_leaf"] == 0) & (tree.nodes["is_categorical"] == 0)]
+        ]
     if not pairs:
         return base[:0]
     order = random.permutation(len(pairs))[: _MAX_THRESHOLD_ROWS // 4]

@@ -10,14 +10,21 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_toolbox.base.clock import iso
 from ml_toolbox.base.errors import Conflict, Invalid, Untrusted
 from ml_toolbox.base.ids import check_name, nonce
 from ml_toolbox.packages.engines import distribution, installed_version
 from ml_toolbox.packages.flavours import detect, flavour_module
-from ml_toolbox.packages.layout import ARTIFACTS_FOLDER, REQUIREMENTS_NAME, SAMPLE_NAME, list_files, sha256_file
+from ml_toolbox.packages.layout import (
+    ARTIFACTS_FOLDER,
+    REQUIREMENTS_NAME,
+    SAMPLE_NAME,
+    check_relative,
+    list_files,
+    sha256_file,
+)
 from ml_toolbox.packages.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -28,6 +35,9 @@ from ml_toolbox.packages.manifest import (
     Signature,
 )
 from ml_toolbox.packages.manifest_json import dump_manifest
+
+if TYPE_CHECKING:
+    from ml_toolbox.packages.flavours.written import Written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,21 +117,7 @@ def _write(model: Any, folder: Path, wish: _Wish) -> Manifest:
     from ml_toolbox.packages.samples import dump_sample
 
     module = flavour_module(wish.flavour)
-    sample = _sample(model, wish)
-    try:
-        written = module.write(model, folder, sample)
-    except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-        if sample is None:
-            raise
-        if not sample.synthetic:
-            raise Invalid(
-                f"the model does not answer the sample input: {type(error).__name__}: {error}"[:500],
-                field="sample_input",
-                hint="give rows as the model was fitted on them",
-            ) from error
-        # Drawn rows were not what this model takes: it is packaged without a signature rather than with a wrong one.
-        sample = None
-        written = module.write(model, folder, None)
+    written, sample = _write_original(model, folder, wish)
     signature = None
     engines: tuple[EngineEntry, ...] = ()
     refused: dict[str, str] = {}
@@ -150,10 +146,7 @@ def _write(model: Any, folder: Path, wish: _Wish) -> Manifest:
     modules = (*written.modules, *(engine.kind for engine in engines if engine.kind == "onnxruntime"))
     pinned = tuple(wish.requirements) if wish.requirements is not None else _requirements(modules)
     (folder / REQUIREMENTS_NAME).write_text("".join(f"{line}\n" for line in pinned))
-    for relative, source in wish.artifacts.items():
-        destination = folder / ARTIFACTS_FOLDER / relative
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, destination)
+    _copy_artifacts(wish.artifacts, folder)
     kind = type(model)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
@@ -176,6 +169,32 @@ def _write(model: Any, folder: Path, wish: _Wish) -> Manifest:
     (folder / MANIFEST_NAME).write_bytes(dump_manifest(manifest))
     _prove_round_trip(folder, manifest, written.answers)
     return manifest
+
+
+def _copy_artifacts(artifacts: Mapping[str, Path], folder: Path) -> None:
+    for relative, source in artifacts.items():
+        destination = folder / ARTIFACTS_FOLDER / check_relative(relative, field="artifacts")
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, destination)
+
+
+def _write_original(model: Any, folder: Path, wish: _Wish) -> tuple[Written, Any]:
+    """The model in its own format, and the sample that it answers (or None)."""
+    module = flavour_module(wish.flavour)
+    sample = _sample(model, wish)
+    try:
+        return module.write(model, folder, sample), sample
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+        if sample is None:
+            raise
+        if not sample.synthetic:
+            raise Invalid(
+                f"the model does not answer the sample input: {type(error).__name__}: {error}"[:500],
+                field="sample_input",
+                hint="give rows as the model was fitted on them",
+            ) from error
+        # Drawn rows were not what this model takes: it is packaged without a signature rather than with a wrong one.
+        return module.write(model, folder, None), None
 
 
 def _sample(model: Any, wish: _Wish) -> Any:

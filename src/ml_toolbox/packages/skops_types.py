@@ -59,7 +59,7 @@ neighbors._ball_tree.newObj neighbors._kd_tree.newObj
 neural_network._stochastic_optimizers.AdamOptimizer neural_network._stochastic_optimizers.SGDOptimizer
 preprocessing._function_transformer._identity
 tree._tree.Tree
-utils._bunch.Bunch
+utils._bunch.Bunch utils.validation.check_array
 utils._metadata_requests.MetadataRequest utils._metadata_requests.MethodMetadataRequest
 """
 
@@ -71,6 +71,7 @@ _DISTANCES = (
 _OTHERS = """
 builtins.bytearray builtins.bytes builtins.complex builtins.frozenset builtins.range builtins.slice
 collections.OrderedDict collections.defaultdict
+functools.partial
 numpy.amax numpy.amin numpy.dtype numpy.max numpy.mean numpy.median numpy.min numpy.ndarray numpy.std numpy.sum
 scipy._lib.array_api_compat.numpy._aliases.asarray
 scipy.interpolate._bsplines.BSpline scipy.interpolate._interpolate.interp1d scipy.interpolate._interpolate.PPoly

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,15 +31,20 @@ endpoint = serving.deploy_model(model={{'model_data_url': '{bucket}/models/model
 """  # noqa: E501
 
 
-@pytest.fixture
-def names(data: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """What the guide's reader has at hand: the data, and a script beside it."""
-    shutil.copy(Path(__file__).with_name("train_guide.py"), tmp_path / "train.py")
-    monkeypatch.chdir(tmp_path)
-    yield {"X_train": data[0], "y_train": data[1]}
+@pytest.fixture(autouse=True)
+def _nothing_keeps_serving() -> Iterator[None]:
+    yield
     if Toolbox().state_path.exists():
         for record in Toolbox().serving.list():
             Toolbox().serving.delete(record.name)
+
+
+@pytest.fixture
+def names(data: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the guide's reader has at hand: the data, and a script beside it."""
+    shutil.copy(Path(__file__).with_name("train_guide.py"), tmp_path / "train.py")
+    monkeypatch.chdir(tmp_path)
+    return {"X_train": data[0], "y_train": data[1]}
 
 
 def run(text: str, names: dict[str, Any], **words: Any) -> None:
@@ -68,6 +74,23 @@ def test_on_this_machine_two_instances_are_refused_with_the_reason(names: dict[s
     with pytest.raises(Unsupported, match="one machine"):
         run(TRAINING, names, bucket="my-bucket", instances=2)
     assert not os.path.exists("my-bucket/models")
+
+
+def test_the_documentation_shows_what_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "cloud-integration.md").read_text()
+    guide, script = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    shown = page.split("It prints", 1)[1].split("```\n", 2)[1]
+    (tmp_path / "train.py").write_text(script)
+    monkeypatch.chdir(tmp_path)
+
+    exec(guide, {})
+
+    def neutral(text: str) -> str:
+        return re.sub(r"train-[0-9a-z]{26}", "train-ID", text)
+
+    assert neutral(capsys.readouterr().out) == neutral(shown.replace("/tmp/guide", str(tmp_path)))
 
 
 def test_on_aws_storage_works_and_the_rest_refuses_before_anything_happens(names: dict[str, Any], s3: str) -> None:

@@ -175,6 +175,17 @@ def test_damage_is_a_conflict_never_wrong_data(store: ObjectStore, data: Any) ->
         datasets.load(store)
 
 
+def test_a_part_replaced_by_a_link_is_not_followed(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store")
+    manifest = datasets.save(np.arange(50_000), store)
+    path = datasets.Blobs(store).path(manifest.parts[0])
+    assert path is not None
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Conflict, match="link"):
+        datasets.load(store)
+
+
 def test_saving_again_repairs_a_truncated_or_missing_part(store: ObjectStore) -> None:
     data = {"large": np.arange(400_000), "table": frame()}
     datasets.save(data, store)

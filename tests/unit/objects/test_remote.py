@@ -144,3 +144,17 @@ def test_a_transfer_in_a_forked_child_has_threads_of_its_own(tmp_path: Path) -> 
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert (tmp_path / "child").stat().st_size == 20 << 20
+
+
+def test_the_debris_of_a_killed_probe_is_not_listed() -> None:
+    from ml_toolbox.objects import connecting
+
+    name = nonce()
+    store = open_store(f"memory://{name}/p")
+    store.put("a", b"")
+    import obstore
+
+    for key in ("p/.mlt~probe-1", "p/b/.mlt~probe-2", "p/.mlt~x/c"):
+        obstore.put(connecting.memory(name).once, key, b"1")
+    assert [meta.key for meta in store.list()] == ["a"]
+    assert [meta.key for meta in store.list_level().objects] == ["a"]

@@ -16,7 +16,13 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.cluster import DBSCAN
 from sklearn.compose import make_column_transformer
-from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier, RandomForestRegressor
+from sklearn.ensemble import (
+    GradientBoostingRegressor,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
@@ -139,14 +145,53 @@ def test_numeric_frame_keeps_names_and_is_served_as_a_matrix(cancer: Cancer, tmp
 
 
 def test_missing_values_in_the_sample_make_the_column_nullable(tmp_path: Path) -> None:
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
     rows = np.random.default_rng(0).normal(size=(80, 3))
     rows[::7, 1] = np.nan
     model = HistGradientBoostingClassifier(max_iter=5).fit(rows, rows[:, 0] > 0)
     manifest = save_model(model, tmp_path / "p", sample_input=rows)
     assert manifest.signature is not None
     assert [c.nullable for c in manifest.signature.inputs] == [False, True, False]
+    assert manifest.engines[0].kind == "onnxruntime"
+    assert np.array_equal(open_package(tmp_path / "p").predictor()(rows)["prediction"], model.predict(rows))
+
+
+@pytest.mark.parametrize("kind", ["binary", "text", "three", "squared", "poisson", "in-pipeline"])
+def test_histogram_boosting_is_exact_at_its_float64_thresholds(kind: str, cancer: Cancer, tmp_path: Path) -> None:
+    rows, target = cancer
+    classifier = HistGradientBoostingClassifier(max_iter=8)
+    models: dict[str, tuple[Any, Any]] = {
+        "binary": (classifier, target),
+        "text": (classifier, np.array(["no", "yes"])[target]),
+        "three": (classifier, target + (rows[:, 0] > 15)),
+        "squared": (HistGradientBoostingRegressor(max_iter=8), rows[:, 3]),
+        "poisson": (HistGradientBoostingRegressor(max_iter=8, loss="poisson"), rows[:, 0]),
+        "in-pipeline": (make_pipeline(StandardScaler(), classifier), target),
+    }
+    model, wanted = models[kind]
+    model.fit(rows, wanted)
+    manifest = save_model(model, tmp_path / "p", sample_input=rows)
+    assert (manifest.engines[0].kind, manifest.engines[0].options["form"]) == ("onnxruntime", "float64")
+    at = rows.copy()
+    boosted = model[-1] if kind == "in-pipeline" else model
+    if kind != "in-pipeline":
+        nodes = np.concatenate([tree.nodes for stage in boosted._predictors for tree in stage])
+        for number, node in enumerate(nodes[nodes["is_leaf"] == 0][: len(at)]):
+            at[number, node["feature_idx"]] = node["num_threshold"] * (1 + (number % 3 - 1) * 1e-12)
+    answers = open_package(tmp_path / "p").predictor()(at)
+    if kind in ("squared", "poisson"):
+        close(answers["prediction"], model.predict(at), rtol=1e-6)
+    else:
+        close(answers["probabilities"], model.predict_proba(at), atol=1e-6)
+
+
+def test_categorical_splits_are_served_by_the_original(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(200, 3))
+    rows[:, 0] = np.arange(200) % 6
+    target = np.isin(rows[:, 0], [1, 4])
+    model = HistGradientBoostingClassifier(max_iter=5, categorical_features=[0]).fit(rows, target)
+    manifest = save_model(model, tmp_path / "p", sample_input=rows)
+    assert [engine.kind for engine in manifest.engines] == ["sklearn"]
+    assert "onnxruntime" in manifest.refused_engines
     assert np.array_equal(open_package(tmp_path / "p").predictor()(rows)["prediction"], model.predict(rows))
 
 

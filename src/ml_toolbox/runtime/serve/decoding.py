@@ -17,6 +17,8 @@ from ml_toolbox.runtime.serve.schema import Batch, Schema, batch_rows, brackets
 ROW_KEYS: Final = ("instances", "inputs", "data", "features", "dataframe_records", "dataframe_split", "input_data")
 """Where rows are found: Vertex and KServe V1 (the first two), Azure ML, the guides' handlers, MLflow (the last three)."""
 
+_FAST_KEYS: Final = frozenset(ROW_KEYS[:4])
+
 JSON_TYPES: Final = frozenset({"application/json", "text/json", ""})
 LINES_TYPES: Final = frozenset(
     {"application/jsonlines", "application/x-jsonlines", "application/x-ndjson", "application/jsonl", "text/jsonlines"}
@@ -69,18 +71,15 @@ class JsonReader:
         document = self.tape(body)
         parameters = None
         if type(document) is simdjson.Object:
-            size = len(document)
-            found = None
-            for key in ROW_KEYS[:4]:
-                found = document.get(key)
-                if found is not None:
-                    break
-            if size == 2:
+            # A `get` of a key that is not there costs more than the whole parse, hence the list of keys.
+            keys = list(document)
+            found = document.get(keys[0]) if keys and keys[0] in _FAST_KEYS else None
+            if len(keys) == 2 and found is not None and keys[1] == "parameters":
                 extra = document.get("parameters")
                 if type(extra) is not simdjson.Object:
                     return None
                 parameters = extra.as_dict()
-            elif size != 1:
+            elif len(keys) != 1:
                 return None
             document = found
         if type(document) is not simdjson.Array:

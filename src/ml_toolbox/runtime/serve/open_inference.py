@@ -23,6 +23,8 @@ DATATYPES: Final = {
 }  # fmt: skip
 _NAMES: Final = {numpy_name: datatype for datatype, numpy_name in DATATYPES.items()}
 _REAL: Final = frozenset({"FP32", "FP64"})
+_MODEST: Final = frozenset({"inputs", "id", "outputs"})
+_BY_DTYPE: Final = {np.dtype(numpy_name): datatype for numpy_name, datatype in _NAMES.items()}
 MATRIX_INPUT: Final = "input"
 """What metadata calls the one tensor of a model whose columns share a type; any name is accepted for it."""
 
@@ -35,46 +37,62 @@ def datatype_of(dtype: str) -> str:
 def read_infer(reader: JsonReader, schema: Schema, body: bytes) -> tuple[Decoded, tuple[str, ...] | None]:
     """The rows and the names of the outputs asked for (``None``: all)."""
     if schema.tape is not None:
-        decoded = _fast(reader, schema, body)
-        if decoded is not None:
-            return decoded, None
+        found = _fast(reader, schema, body)
+        if found is not None:
+            return found
     return _careful(schema, load(body))
 
 
-def _fast(reader: JsonReader, schema: Schema, body: bytes) -> Decoded | None:
-    """One flat or row-wise numeric tensor and no wishes about outputs: what nearly every request is."""
+def _fast(reader: JsonReader, schema: Schema, body: bytes) -> tuple[Decoded, tuple[str, ...] | None] | None:
+    """One flat or row-wise numeric tensor, perhaps an id and names of outputs: what nearly every request is."""
     document: Any = reader.tape(body)
     if type(document) is not simdjson.Object:
         return None
     inputs: Any = document.get("inputs")
     if type(inputs) is not simdjson.Array or len(inputs) != 1:
         return None
-    size = len(document)
-    identifier: Any = document.get("id") if size == 2 else None
-    if size > 2 or (size == 2 and not isinstance(identifier, str)):
+    identifier: Any = None
+    wanted: tuple[str, ...] | None = None
+    expected = 3  # brackets: inputs, shape and data have one each
+    if len(document) > 1:
+        keys = list(document)  # a `get` of what is not there would cost as much as the whole parse
+        if len(keys) > 3 or not _MODEST.issuperset(keys):
+            return None
+        if "id" in keys:
+            identifier = document.get("id")
+            if type(identifier) is not str:
+                return None
+        if "outputs" in keys:
+            outputs: Any = document.get("outputs")
+            if type(outputs) is not simdjson.Array:
+                return None
+            expected, wanted = 4, _wanted(outputs.as_list())
+    decoded = _one_tensor(schema, inputs[0], brackets(body) - expected)
+    if decoded is None:
         return None
-    tensor: Any = inputs[0]
+    decoded.identifier = identifier
+    return decoded, wanted
+
+
+def _one_tensor(schema: Schema, tensor: Any, inner: int) -> Decoded | None:
+    """The tensor's rows; ``inner``: how many ``[`` its data has inside."""
     if type(tensor) is not simdjson.Object or len(tensor) != 4:
         return None
     if schema.layout == "tensor" and tensor.get("name") != schema.names[0]:
         return None
     shape: Any = tensor.get("shape")
     data: Any = tensor.get("data")
-    if type(shape) is not simdjson.Array or type(data) is not simdjson.Array:
+    if type(shape) is not simdjson.Array or type(data) is not simdjson.Array or len(shape) != 2:
         return None
     if tensor.get("datatype") not in (_REAL if schema.dtype.kind == "f" else (datatype_of(schema.dtype.name),)):
         return None
-    width: Any = shape[1] if len(shape) == 2 else None
-    if width != schema.width:
+    rows, width = shape.as_list()
+    if width != schema.width or type(rows) is not int:
         return None
-    rows: Any = shape[0]
-    inner = brackets(body) - 3  # inputs, shape and data have one each
     batch = schema.fast_flat(data, rows) if inner == 0 else schema.fast_rows(data, inner)
     if batch is None or batch.shape[0] != rows:
         return None
-    decoded = Decoded(batch, rows)
-    decoded.identifier = identifier
-    return decoded
+    return Decoded(batch, rows)
 
 
 def _careful(schema: Schema, document: Any) -> tuple[Decoded, tuple[str, ...] | None]:
@@ -136,11 +154,17 @@ def _values(data: list[Any], shape: tuple[int, ...], datatype: str, field: str) 
         array[:] = flat
         return array.reshape(shape)
     nan_allowed = datatype in _REAL
+    if set(map(type, flat)) <= ({int, float} if nan_allowed else {int}) and datatype != "BOOL":
+        return _numbers(flat, shape, datatype, field)
     for i, value in enumerate(flat):
         if value is None and nan_allowed:
             flat[i] = np.nan
         elif not _is(datatype, value):
             raise Refused(400, f"{field}.data[{i}] is not {datatype}", field=f"{field}.data")
+    return _numbers(flat, shape, datatype, field)
+
+
+def _numbers(flat: list[Any], shape: tuple[int, ...], datatype: str, field: str) -> Array:
     try:
         with np.errstate(over="ignore"):
             return np.array(flat, DATATYPES[datatype]).reshape(shape)
@@ -183,16 +207,13 @@ def write_infer(model: str, version: str, identifier: str | None, results: dict[
 
 
 def _output(name: str, array: Array) -> dict[str, Any]:
-    kind = array.dtype.kind
-    data: Any
-    if kind in "fiub":
-        datatype = _NAMES.get(array.dtype.name, "FP64")
-        flat = array.reshape(-1)
-        data = flat.tolist() if flat.size < 32 or not flat.flags.c_contiguous else flat
-    else:
-        datatype = "BYTES"
-        data = [value if isinstance(value, str) else str(value) for value in array.reshape(-1).tolist()]
-    return {"name": name, "shape": list(array.shape), "datatype": datatype, "data": data}
+    data: Any = array if array.ndim == 1 else array.reshape(-1)
+    datatype = _BY_DTYPE.get(array.dtype, "BYTES")
+    if datatype == "BYTES":
+        data = [value if isinstance(value, str) else str(value) for value in data.tolist()]
+    elif data.size < 64 or not data.flags.c_contiguous:
+        data = data.tolist()
+    return {"name": name, "shape": array.shape, "datatype": datatype, "data": data}
 
 
 def metadata(model: str, versions: list[str], platform: str, signature: Signature) -> dict[str, Any]:
