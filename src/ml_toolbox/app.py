@@ -312,6 +312,14 @@ class Toolbox:
             raise NotFound(f"{name} runs no jobs", hint=f"these do: {self._names('jobs')}", resource=name)
         return provider.job_backend(name, self.provider_context(provider))
 
+    def warm_up(self, name: str = DEFAULT_BACKEND) -> None:
+        """Let the backend get ready for a job that is about to be submitted, while this process still loads the state."""
+        from ml_toolbox.ports.jobs import WarmUp
+
+        backend = self.job_backend(name)
+        if isinstance(backend, WarmUp):
+            backend.warm_up()
+
     def endpoint_backend(self, name: str = DEFAULT_BACKEND) -> EndpointBackend:
         """The backend that serves models there. ``Invalid`` for an unknown name, ``NotFound`` when it serves none."""
         provider, info = self._backend(name)

@@ -116,6 +116,7 @@ def train(target: str, detach: bool, plan_only: bool, backend: str, as_json: boo
         else:
             print_plan(made)
         return
+    toolbox.warm_up(backend)
     job = toolbox.training.submit(spec, backend)
     if detach:
         if as_json:

@@ -144,3 +144,12 @@ class JobBackend(Protocol):
 
     def list_by_tag(self, tags: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, str]]]:
         """``(id, tags)`` of every resource carrying all these tags, running or not."""
+
+
+@runtime_checkable
+class WarmUp(Protocol):
+    """What a ``JobBackend`` may offer besides."""
+
+    def warm_up(self) -> None:
+        """A ``submit`` will probably follow within a second: get ready for it, beside the caller. Creates nothing that
+        outlives the calling process; returns at once; called twice: nothing more happens."""

@@ -22,6 +22,9 @@ from ml_toolbox.base.processes import kill_until_gone
 from ml_toolbox.runtime.ending import record_lost
 from ml_toolbox.runtime.job import Layout
 
+NOT_MINE = 75
+"""Exit status of a supervisor that found another one in its place."""
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -37,6 +40,8 @@ def start(layout: Layout, mark: str, supervise: Callable[[], int]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda got, _frame: _forward(supervisor, got))
     status = _wait_for(supervisor)
+    if status == NOT_MINE:
+        return 0  # the folder and everything that carries its mark belong to the other one
     kill_until_gone(mark, parents=(os.getpid(),))
     if status != 0:
         record_lost(layout, f"signal {-status}" if status < 0 else f"exit status {status}")

@@ -27,15 +27,38 @@ _WAIT_S = 0.05
 
 
 def main(arguments: list[str]) -> int:
-    """Run the attempt in the folder. Started twice on one folder: the second leaves at once and changes nothing."""
-    if len(arguments) != 2 or arguments[0] != "--root":
-        sys.stderr.write("usage: ml-toolbox-runtime train --root DIR\n")
-        return 2
-    layout = Layout(os.path.abspath(arguments[1]))
+    """Run the attempt in the folder. Started twice on one folder: the second leaves at once and changes nothing.
+
+    ``--standby`` instead of ``--root DIR``: everything is loaded now, and the folder is read from standard input when it is
+    known; a closed input means that there will be none.
+    """
+    match arguments:
+        case ["--root", root]:
+            pass
+        case ["--standby"]:
+            root = _told_root()
+            if not root:
+                return 0
+        case _:
+            sys.stderr.write("usage: ml-toolbox-runtime train --root DIR | --standby\n")
+            return 2
+    layout = Layout(os.path.abspath(root))
     if os.path.exists(layout.supervisor):
         return 0
     job = RuntimeJob.read(layout.job)
     return guardian.start(layout, job.mark, lambda: Supervisor(job, layout).run())
+
+
+def _told_root() -> str:
+    root = sys.stdin.readline().strip()
+    if root:
+        null = os.open(os.devnull, os.O_RDONLY)
+        log = os.open(os.path.join(root, "supervisor.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for descriptor, target in ((null, 0), (log, 1), (log, 2)):
+            os.dup2(descriptor, target)
+        os.close(null)
+        os.close(log)
+    return root
 
 
 class NotStarted(Exception):
@@ -59,7 +82,7 @@ class Supervisor:
 
     def run(self) -> int:
         if not self._claim():
-            return 0
+            return guardian.NOT_MINE
         self.log = Log(self.layout.log)
         self.progress = Progress(self.job.metrics)
         self.watch = Watch(self.job, self.layout, self.log, self.guardian)

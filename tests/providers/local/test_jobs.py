@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 import zipfile
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from ml_toolbox.base.errors import Invalid
-from ml_toolbox.base.processes import ProcessIdentity
+from ml_toolbox.base.processes import ProcessIdentity, descendants, kill, marked, start_time
 from ml_toolbox.domain.jobs import Environment, FailureDigest, JobSpec, JobState, Limits, Resources
 from ml_toolbox.ports.jobs import JobBackend, JobObservation, Owner
 from ml_toolbox.ports.provider import Provider, ProviderContext
@@ -171,6 +172,55 @@ def test_a_platforms_own_stop_signal_is_a_stop(bench: Bench) -> None:
     watchers = json.loads((bench.folder / "home/providers/local/jobs" / job / "supervisor.json").read_text())
     os.kill(ProcessIdentity.parse(watchers["guardian"]).pid, signal.SIGTERM)
     assert bench.end(job).state is JobState.STOPPED
+
+
+def test_a_supervisor_started_ahead_of_time_takes_the_next_job(bench: Bench) -> None:
+    for _ in range(2):
+        bench.backend.warm_up()
+        bench.backend.warm_up()
+        seen, printed = bench.run("print('ran')")
+        assert (seen.state, printed) == (JobState.SUCCEEDED, ["ran"])
+
+
+def test_one_that_died_waiting_is_replaced(bench: Bench) -> None:
+    bench.backend.warm_up()
+    waiting = descendants(os.getpid())
+    kill(waiting)
+    bench.until(bench.start("print('ran')"), lambda seen: seen.state is JobState.SUCCEEDED)
+
+
+def test_one_that_is_not_needed_leaves_with_its_command(tmp_path: Path) -> None:
+    program = (
+        "import os, sys\nfrom pathlib import Path\n"
+        "from ml_toolbox.ports.provider import ProviderContext\nfrom ml_toolbox.providers.local.jobs import LocalJobBackend\n"
+        "LocalJobBackend(ProviderContext(home=Path(sys.argv[1]), install='x', settings={})).warm_up()\n"
+        "from ml_toolbox.base.processes import descendants\n"
+        "print(*descendants(os.getpid()), flush=True)\nos.kill(os.getpid(), 9)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "home")]
+    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
+    assert len(told.split()) == 1
+    deadline = time.monotonic() + WAIT_S
+    while start_time(int(told)) is not None:
+        assert time.monotonic() < deadline, "it still waits"
+        time.sleep(0.01)
+
+
+def test_a_supervisor_too_many_leaves_the_running_job_alone(bench: Bench) -> None:
+    job = bench.start("import time\nprint('started', flush=True)\nwhile True:\n    time.sleep(0.05)\n")
+    bench.until(job, lambda _: bench.printed(job) == ["started"])
+    root = bench.folder / "home" / "providers" / "local" / "jobs" / job
+    claimed = (root / "supervisor.json").read_text()
+    # As close as two can come: the second has looked for a supervisor before the first one claimed the folder.
+    program = (
+        "import sys\nfrom ml_toolbox.runtime import guardian, train\nfrom ml_toolbox.runtime.job import Layout, RuntimeJob\n"
+        "layout = Layout(sys.argv[1])\njob = RuntimeJob.read(layout.job)\n"
+        "sys.exit(guardian.start(layout, job.mark, lambda: train.Supervisor(job, layout).run()))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(root)], check=False, timeout=60).returncode == 0
+    assert (root / "supervisor.json").read_text() == claimed
+    assert bench.backend.observe(job).state is JobState.RUNNING
+    assert marked(job), "its script was ended"
 
 
 def test_threads_may_finish_the_model_after_the_last_line(bench: Bench) -> None:

@@ -23,7 +23,7 @@ from ml_toolbox.engine.crash import crash_point
 from ml_toolbox.ports.jobs import TAG_OWNER, Idempotency, JobObservation, JobRequest, LogChunk, Owner
 from ml_toolbox.ports.lacks import Lacking
 from ml_toolbox.ports.provider import ProviderContext
-from ml_toolbox.providers.local import environments
+from ml_toolbox.providers.local import environments, supervisors
 from ml_toolbox.providers.local.lacks import JOBS as LACKS
 from ml_toolbox.providers.local.machine import Machine, this_machine
 from ml_toolbox.runtime import dialects, folder
@@ -120,7 +120,7 @@ class LocalJobBackend:
             raise Unsupported(
                 "local jobs need Linux (/proc)", hint="use a container or another backend", provider=self.name
             )
-        _reap()
+        supervisors.reap()
         job_id = hashlib.sha256(token.encode()).hexdigest()[:24]
         root = self._root(job_id)
         described = digest({"name": request.name, "body": request.body, "tags": request.tags})
@@ -140,7 +140,7 @@ class LocalJobBackend:
         return job_id
 
     def observe(self, job_id: str) -> JobObservation:
-        _reap()
+        supervisors.reap()
         record = self._record(job_id)
         layout = Layout(str(self._root(job_id)))
         self._settle(layout, record)
@@ -158,7 +158,7 @@ class LocalJobBackend:
             write_json(layout.stop, {"grace_s": grace_s, "at": time.time()})
 
     def delete(self, job_id: str) -> None:
-        _reap()
+        supervisors.reap()
         root = self._root(job_id)
         if not root.exists():
             return
@@ -250,24 +250,13 @@ class LocalJobBackend:
             mark=job_id,
         )
 
+    def warm_up(self) -> None:
+        """See ``ports.jobs.WarmUp``: a supervisor loads its code while the command still loads its own."""
+        if processes.supported():
+            supervisors.prepare(self._own_package())
+
     def _start(self, root: Path) -> None:
-        environment = dict(os.environ)
-        inherited = environment.get("PYTHONPATH")
-        environment["PYTHONPATH"] = os.pathsep.join([str(self._own_package()), *([inherited] if inherited else [])])
-        log = str(root / "supervisor.log")
-        pid = os.posix_spawn(
-            sys.executable,
-            # -S: the supervisor needs nothing that is installed, so it does not wait for the search path to be read.
-            [sys.executable, "-S", "-P", "-m", "ml_toolbox.runtime", "train", "--root", str(root)],
-            environment,
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
-                (os.POSIX_SPAWN_DUP2, 1, 2),
-            ],
-            setsid=True,
-        )
-        _spawned.add(pid)
+        supervisors.start(root, self._own_package())
 
     def _own_package(self) -> Path:
         """A folder that holds nothing but a link to this package: put on the path of any interpreter, it shows the job
@@ -315,7 +304,7 @@ class LocalJobBackend:
                 if time.monotonic() > deadline:
                     raise NotYet(f"job {job_id} is still ending", hint="delete it again", resource=job_id)
                 time.sleep(0.01)
-                _reap()
+                supervisors.reap()
         if not processes.kill_until_gone(job_id):
             raise NotYet(f"processes of job {job_id} are still ending", hint="delete it again", resource=job_id)
 
@@ -332,20 +321,6 @@ class LocalJobBackend:
 
     def _checkpoints(self, owner: str) -> Path:
         return self._home / "checkpoints" / hashlib.sha256(owner.encode()).hexdigest()[:24]
-
-
-_spawned: set[int] = set()
-"""Supervisors that this process started: they are its children, and it must take their exit status from the kernel."""
-
-
-def _reap() -> None:
-    for pid in list(_spawned):
-        try:
-            done, _ = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:
-            done = pid
-        if done:
-            _spawned.discard(pid)
 
 
 def _check(spec: JobSpec) -> None:
