@@ -241,9 +241,9 @@ def _cut_off(sock: socket.socket, data: bytes, within_s: float) -> bool:
 
 
 TOKENS = [
-    b"\r\n", b"\r\n\r\n", b"Content-Length: 5", b"Transfer-Encoding: chunked", b"0\r\n\r\n", b"[", b"]", b"{", b"null", b"1e400",
-    b"-", b"\x00", b"\xff", b"Expect: 100-continue\r\n", b"Connection: close\r\n", b"Upgrade: x\r\nConnection: upgrade\r\n",
-    b"HTTP/1.0", b",", b'"', b"NaN", b"9" * 30, b"[[", b'"parameters":{},',
+    b"\r\n", b"\r\n\r\n", b"Content-Length: 5", b"Transfer-Encoding: chunked", b"0\r\n\r\n", b"[", b"]", b"{", b"null",
+    b"1e400", b"-", b"\x00", b"\xff", b"Expect: 100-continue\r\n", b"Connection: close\r\n", b"HTTP/1.0", b",", b'"', b"NaN",
+    b"Upgrade: x\r\nConnection: upgrade\r\n", b"9" * 30, b"[[", b'"parameters":{},',
 ]  # fmt: skip
 
 
