@@ -17,7 +17,7 @@ from ml_toolbox.base import processes
 from ml_toolbox.base.errors import Conflict, Invalid, NotFound, NotYet, Unsupported
 from ml_toolbox.base.ids import digest, nonce
 from ml_toolbox.base.processes import ProcessIdentity
-from ml_toolbox.domain.jobs import JobSpec
+from ml_toolbox.domain.jobs import Accelerators, JobSpec
 from ml_toolbox.domain.offers import Offer
 from ml_toolbox.engine.crash import crash_point
 from ml_toolbox.ports.jobs import TAG_OWNER, Idempotency, JobObservation, JobRequest, LogChunk, Owner
@@ -71,21 +71,21 @@ class LocalJobBackend:
         if wanted.memory_gib is not None and wanted.memory_gib > machine.memory_gib:
             return f"it asks for {wanted.memory_gib:g} GiB of memory; this machine has {machine.memory_gib:g}"
         if wanted.accelerators:
-            return _refuses_gpus(*_accelerators(wanted.accelerators), machine.gpus)
+            return _refuses_gpus(Accelerators.parse(wanted.accelerators), machine.gpus)
         return None
 
     def offers(self, spec: JobSpec) -> tuple[Offer, ...]:
         if self.refuses(spec):
             return ()
-        gpu, count = _accelerators(spec.resources.accelerators) if spec.resources.accelerators else ("", 0)
+        gpus = Accelerators.parse(spec.resources.accelerators)
         return (
             Offer(
                 backend=self.name,
                 instance_type="this-machine",
                 vcpus=self._machine.cpus,
                 memory_gib=self._machine.memory_gib,
-                accelerator=gpu,
-                accelerator_count=count,
+                accelerator=gpus.kind,
+                accelerator_count=gpus.count,
             ),
         )
 
@@ -241,7 +241,7 @@ class LocalJobBackend:
             stop_grace_s=body["stop_grace_s"],
             memory_bytes=int(resources["memory_gib"] * 2**30) if resources["memory_gib"] else None,
             cpus=resources["cpus"],
-            gpus=_accelerators(resources["accelerators"])[1] if resources["accelerators"] else 0,
+            gpus=Accelerators.parse(resources["accelerators"]).count,
             metrics=dict(body["metrics"]),
             code_sha256=tags.get("mlt:code", ""),
             queue=Places(str(self._home / "queue"), self._limit),
@@ -337,22 +337,12 @@ def _check(spec: JobSpec) -> None:
         )
 
 
-def _accelerators(text: str) -> tuple[str, int]:
-    """``T4:1`` -> ``("T4", 1)``; without a number: one."""
-    name, _, count = text.partition(":")
-    if not name or (count and not count.isdigit()) or count == "0":
-        raise Invalid(
-            f"accelerators: {text!r} is not TYPE:COUNT", hint="for example T4:1 or gpu:2", field="accelerators"
-        )
-    return name, int(count or 1)
-
-
-def _refuses_gpus(kind: str, count: int, gpus: tuple[str, ...]) -> str | None:
-    fitting = [gpu for gpu in gpus if kind.lower() == "gpu" or kind.lower() in gpu.lower()]
-    if len(fitting) >= count:
+def _refuses_gpus(wanted: Accelerators, gpus: tuple[str, ...]) -> str | None:
+    fitting = [gpu for gpu in gpus if wanted.kind.lower() in gpu.lower()]
+    if len(fitting) >= wanted.count:
         return None
     has = ", ".join(sorted(set(gpus))) or "none"
-    return f"it asks for {count} GPU(s) of type {kind}; this machine has {len(fitting)} (its GPUs: {has})"
+    return f"it asks for {wanted.count} GPU(s) of type {wanted.kind or 'any'}; this machine has {len(fitting)} ({has})"
 
 
 def _interpreter(python: str | None) -> str:
