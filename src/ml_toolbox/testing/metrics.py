@@ -232,6 +232,7 @@ class MetricSinkTests:
             settings=settings(
                 max_examples=self.examples,
                 stateful_step_count=10,
+                derandomize=True,
                 deadline=None,
                 database=None,
                 suppress_health_check=list(HealthCheck),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from ml_toolbox.providers.local.endpoint_status import status_of
 from ml_toolbox.providers.local.endpoint_supervisor import restart_delay_s
 from ml_toolbox.testing.endpoints import NAME, OWNER, BoundEndpoints, EndpointBackendTests
 from tests.providers.local.endpoint_fixtures import (
+    REQUEST,
+    answers,
     bind,
     folder_of,
     free_port,
@@ -86,6 +89,21 @@ def test_file_uris_are_folders_and_other_places_are_refused(bound: BoundEndpoint
             bound.backend.build(spec(package), OWNER)
     with pytest.raises(Invalid):
         bound.backend.apply(bound.backend.build(spec("/no/such/folder"), OWNER))
+
+
+def test_a_package_written_anew_under_its_path_is_served_anew(
+    bound: BoundEndpoints, packages: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "model"
+    shutil.copytree(packages / "one", place)
+    spec = EndpointSpec(name=NAME, variants=(Variant(name="v1", package=str(place)),))
+    bound.backend.apply(bound.backend.build(spec, OWNER))
+    until(bound.backend, EndpointState.READY)
+    shutil.rmtree(place)
+    shutil.copytree(packages / "two", place)
+    bound.backend.apply(bound.backend.build(spec, OWNER))
+    until(bound.backend, EndpointState.READY)
+    assert answers(bound.backend.invoke(NAME, REQUEST).body, 2.0)
 
 
 def test_a_server_over_its_memory_is_ended_and_the_reason_shown(bound: BoundEndpoints) -> None:

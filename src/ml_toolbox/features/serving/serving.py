@@ -103,6 +103,8 @@ class Serving:
                 hint="delete it first, or choose another name",
                 resource=endpoint,
             )
+        elif data_of(row).wanted == edit(data_of(row).wanted):
+            row = self._apply_again(row, "asked for again")  # the package's folder may hold something else by now
         if data_of(row).wanted != edit(data_of(row).wanted):
             row = self._edit(row, edit)
         self._raise_refusal(row)
@@ -339,24 +341,25 @@ class Serving:
             seen = self._backends(backend_of(row)).observe(row.name)
         except NotFound:
             if row.phase == Phase.ACTIVE:  # removed behind our back: the wish still stands
-                self._edit_again(row)
+                self._apply_again(row, "the backend did not know it any more: applying again")
             return waiting
         if row.phase == Phase.APPLYING and seen.state is EndpointState.READY:
             return replace(seen, state=EndpointState.UPDATING, message=waiting.message)
         return seen
 
-    def _edit_again(self, row: Row) -> None:
+    def _apply_again(self, row: Row, why: str) -> Row:
+        """The same wish once more: changes nothing unless something else has changed underneath."""
         held = self._claimed(row)
         now = self._clock.now()
         change = Change(
-            phase=Phase.APPLYING,
+            phase=Phase.APPLYING if held.wish != "delete" else Phase(held.phase),
             state=EndpointState.UPDATING,
             data=held.data,
             due_at=now,
-            message="the backend did not know it any more: applying again",
+            message=why,
         )
-        if self._store.apply(held, change, now=now, lease_s=_EDIT_LEASE_S, release=True) is not None:
-            self._runner.drive(row.id)
+        self._store.apply(held, change, now=now, lease_s=_EDIT_LEASE_S, release=True)
+        return self._runner.drive(row.id)
 
 
 def _first_spec(endpoint: str, resolved: ResolvedModel, variant: str | None) -> EndpointSpec:

@@ -7,6 +7,7 @@ for a model to load.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import os
 import shutil
@@ -90,11 +91,9 @@ class LocalEndpointBackend:
 
     def apply(self, request: EndpointRequest) -> None:
         _need_serving_extra()
-        for variant in request.body["variants"]:
-            if not Path(variant["package"]).is_dir():
-                raise Invalid(f"{variant['package']} is not a folder", field="package", resource=request.name)
+        body = {**request.body, "variants": [_with_digest(v, request.name) for v in request.body["variants"]]}
         folder = self._folder(request.name)
-        wish = {"body": dict(request.body), "tags": dict(request.tags), "revision": digest(request.body)}
+        wish = {"body": body, "tags": dict(request.tags), "revision": digest(body)}
         with exclusive(self._lock(request.name)):
             if folder.deleting.exists():
                 self._remove(request.name, folder)
@@ -261,6 +260,17 @@ def _local_path(package: str) -> str | None:
     if "://" in package or not package.startswith("/"):
         return None
     return package
+
+
+def _with_digest(variant: Mapping[str, Any], endpoint: str) -> dict[str, Any]:
+    """The variant with the hash of its package's manifest, which names the hash of every file."""
+    try:
+        manifest = (Path(variant["package"]) / "mltoolbox.json").read_bytes()
+    except OSError as error:
+        raise Invalid(
+            f"{variant['package']} is not a folder with a model package", field="package", resource=endpoint
+        ) from error
+    return {**variant, "digest": hashlib.sha256(manifest).hexdigest()}
 
 
 def _need_serving_extra() -> None:

@@ -70,12 +70,18 @@ class CostModel:
         return self.fixed_s + self.row_s * rows
 
     def learn(self, rows: int, took_s: float) -> None:
-        """A quick call pulls the estimate down at once by an eighth of the difference; a slow one up likewise."""
+        """Downwards by an eighth of the difference, upwards by a quarter at most: on a busy machine single calls are held up
+        for milliseconds, and must not send a fast model to the thread; a model that really grew slow gets there."""
         if rows <= 4:
-            self.fixed_s += (took_s - self.row_s * rows - self.fixed_s) / 8
-            self.fixed_s = max(self.fixed_s, 0.0)
+            self.fixed_s = _nearer(self.fixed_s, max(took_s - self.row_s * rows, 0.0))
         else:
-            self.row_s += (max(took_s - self.fixed_s, 0.0) / rows - self.row_s) / 8
+            self.row_s = _nearer(self.row_s, max(took_s - self.fixed_s, 0.0) / rows)
+
+
+def _nearer(old: float, seen: float) -> float:
+    if old == 0.0:
+        return seen
+    return min(old + (seen - old) / 8, old * 1.25)
 
 
 class Lane:

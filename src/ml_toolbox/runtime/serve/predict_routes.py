@@ -28,6 +28,8 @@ from ml_toolbox.runtime.serve.schema import Array
 
 _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
 PROBABILITIES: Final = "probabilities"
+_FORM: Final = "application/x-www-form-urlencoded"
+"""What ``curl -d`` and other simple clients say when they send JSON; the body is checked anyway."""
 _SMALL: Final = 64
 """Values up to which a Python list is encoded faster than an array (orjson sets up each array anew)."""
 
@@ -98,17 +100,13 @@ class PredictRoutes:
 
     def invocations(self, exchange: Exchange) -> None:
         kind = _content_type(exchange)
-        if kind in JSON_TYPES:
+        if kind in JSON_TYPES or kind == _FORM:
             self._invoke_json(exchange)
             return
-        variant = self._variant(exchange)
-        decoded: Decoded
-        if kind in CSV_TYPES:
-            decoded = csv_rows(variant.schema, exchange.body)
-        elif kind in LINES_TYPES:
-            decoded = json_lines(variant.schema, exchange.body)
-        else:
+        if kind not in CSV_TYPES and kind not in LINES_TYPES:
             raise Refused(415, "send application/json, application/jsonlines or text/csv", field="Content-Type")
+        variant = self._variant(exchange)
+        decoded = (csv_rows if kind in CSV_TYPES else json_lines)(variant.schema, exchange.body)
         self._submit_as(exchange, variant, decoded, _answer_type(exchange, kind))
 
     def _invoke_json(self, exchange: Exchange) -> None:
@@ -158,8 +156,7 @@ def _need_json(exchange: Exchange) -> None:
     if value is None or value == JSON:
         return
     kind = _content_type(exchange)
-    # curl -d and many simple clients say "form" and send JSON; the body is checked anyway.
-    if kind not in JSON_TYPES and kind != "application/x-www-form-urlencoded":
+    if kind not in JSON_TYPES and kind != _FORM:
         raise Refused(415, "this route takes application/json", field="Content-Type")
 
 

@@ -139,7 +139,7 @@ class ModelServer:
             gc.collect()
             gc.freeze()  # loaded models live long: the collector need not walk them at every turn
         shares = ", ".join(f"{name} {weight:g}" for name, weight in self.model.weights.items())
-        log.info("in force: %s %s (%s)", self.model.name, spec.revision, shares)
+        log.info("in force: %s: %s", self.model.name, shares)
         self._on_change()
 
     async def _load(self, spec: VariantSpec) -> Proven:

@@ -30,6 +30,8 @@ class VariantSpec:
     """Folder of the model package."""
     model: str = ""
     """``NAME:VERSION`` in a registry, for headers and metrics."""
+    digest: str = ""
+    """Changes when the folder's content does, so that a package written anew under the same path is loaded anew."""
     weight: float = 100.0
     """Share of traffic; any scale, 0 means: only when asked for by name."""
     probe: bool = True
@@ -44,9 +46,9 @@ class VariantSpec:
         return self.model.rpartition(":")[2] if ":" in self.model else self.name
 
     @property
-    def identity(self) -> tuple[str, str, str]:
+    def identity(self) -> tuple[str, str, str, str]:
         """Two specs with the same identity can share one loaded model: only the weight differs."""
-        return self.name, self.package, self.model
+        return self.name, self.package, self.model, self.digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +126,7 @@ def _parse_variant(item: Any, field: str) -> VariantSpec:
         name=check_name(item.get("name", ""), field=f"{field}.name"),
         package=package,
         model=str(item.get("model", "")),
+        digest=str(item.get("digest", "")),
         weight=float(weight),
         probe=bool(item.get("probe", True)),
         trust=item.get("trust") is True,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ml_toolbox.runtime.serve.batching import CostModel
 from ml_toolbox.runtime.serve.spec import Limits
 from tests.unit.runtime.serve.running import FakePredictor, Running, linear, matrix, request, serving
 
@@ -177,3 +178,20 @@ def test_answers_are_json_even_when_the_model_says_nan() -> None:
     with serving(FakePredictor(matrix(1), lambda batch: batch[:, 0] * np.nan)) as running:
         answer = running.ask("POST", "/invocations", {"instances": [[1], [2]]})
     assert json.loads(answer.body) == {"predictions": [None, None]}
+
+
+def test_the_cost_model_follows_the_model_and_not_the_noise() -> None:
+    cost = CostModel(20e-6)
+    for n in range(1000):
+        cost.learn(1, 20e-3 if n % 20 == 0 else 20e-6)  # a busy machine holds up one call in twenty
+    assert cost.expect(1) < 100e-6
+    for _ in range(60):
+        cost.learn(1, 5e-3)  # the model has become slow
+    assert cost.expect(1) > 2e-3
+    for _ in range(60):
+        cost.learn(1, 20e-6)
+    assert cost.expect(1) < 100e-6
+    for _ in range(20):
+        cost.learn(1000, 3e-3)
+    assert 2e-3 < cost.expect(1000) < 4e-3
+    assert cost.expect(1) < 100e-6

@@ -80,6 +80,8 @@ def test_metadata_and_health(server: Running) -> None:
 
 
 def test_csv_and_json_lines(server: Running) -> None:
+    form = "application/x-www-form-urlencoded"  # what curl -d says
+    assert server.ask("POST", "/invocations", {"instances": ROWS}, content_type=form).json == {"predictions": ANSWERS}
     assert server.ask("POST", "/invocations", b"1,2,3\n", content_type="text/csv").json == {"predictions": [14.5]}
     got = server.ask("POST", "/invocations", b"1,2,3\n4,5,6", content_type="text/csv; charset=utf-8", accept="text/csv")
     assert (got.headers["content-type"], got.body) == ("text/csv", b"14.5\n32.5\n")
