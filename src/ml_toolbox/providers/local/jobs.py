@@ -162,14 +162,17 @@ class LocalJobBackend:
         root = self._root(job_id)
         if not root.exists():
             return
-        owner = self._record(job_id)["tags"].get(TAG_OWNER, "")
-        self._end_processes(root, job_id)
+        record = self._record(job_id)
+        owner = record["tags"].get(TAG_OWNER, "")
+        self._end_processes(root, record["runtime"]["mark"])
         grave = self._home / "trash" / f"{job_id}-{nonce()[:8]}"
         grave.parent.mkdir(parents=True, exist_ok=True)
         try:
             root.rename(grave)
         except FileNotFoundError:  # another process deletes it too
             return
+        # A supervisor may have taken the folder between our look and the rename.
+        self._end_processes(grave, record["runtime"]["mark"])
         shutil.rmtree(grave, ignore_errors=True)
         if owner and not any(True for _ in self.list_by_tag({TAG_OWNER: owner})):
             shutil.rmtree(self._checkpoints(owner), ignore_errors=True)
@@ -247,7 +250,8 @@ class LocalJobBackend:
             queue=Places(str(self._home / "queue"), self._limit),
             devices=Places(str(self._home / "devices"), len(gpus)) if gpus else None,
             checkpoints=str(self._checkpoints(owner)),
-            mark=job_id,
+            # Its own for every folder: the same token on another home must not make their processes look like these.
+            mark=f"{job_id}-{nonce()}",
         )
 
     def warm_up(self) -> None:
@@ -293,7 +297,8 @@ class LocalJobBackend:
             processes.kill_until_gone(record["runtime"]["mark"])
             record_lost(layout, "killed")
 
-    def _end_processes(self, root: Path, job_id: str) -> None:
+    def _end_processes(self, root: Path, mark: str) -> None:
+        late = NotYet("processes of the job are still ending", hint="delete it again", resource=root.name)
         known = read_json(str(root / "supervisor.json"))
         if known is not None:
             identities = [ProcessIdentity.parse(known[role]) for role in ("supervisor", "guardian")]
@@ -302,11 +307,11 @@ class LocalJobBackend:
             deadline = time.monotonic() + _DELETE_S
             while not all(one.is_gone for one in identities):
                 if time.monotonic() > deadline:
-                    raise NotYet(f"job {job_id} is still ending", hint="delete it again", resource=job_id)
+                    raise late
                 time.sleep(0.01)
                 supervisors.reap()
-        if not processes.kill_until_gone(job_id):
-            raise NotYet(f"processes of job {job_id} are still ending", hint="delete it again", resource=job_id)
+        if not processes.kill_until_gone(mark):
+            raise late
 
     def _record(self, job_id: str) -> dict[str, Any]:
         record = read_json(str(self._root(job_id) / "job.json"))
