@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +18,10 @@ from ml_toolbox.base.errors import Invalid, Unsupported
 from ml_toolbox.base.processes import marked
 from ml_toolbox.domain.endpoints import EndpointSpec, EndpointState, Variant
 from ml_toolbox.ports.provider import ProviderContext
-from ml_toolbox.providers.local.endpoint_folder import LogWriter, read_log
+from ml_toolbox.providers.local.endpoint_folder import EndpointFolder, LogWriter, read_log
+from ml_toolbox.providers.local.endpoint_sockets import SharedPort
 from ml_toolbox.providers.local.endpoint_status import status_of
-from ml_toolbox.providers.local.endpoint_supervisor import restart_delay_s
+from ml_toolbox.providers.local.endpoint_supervisor import SILENCE_READY_S, Replica, Supervisor, restart_delay_s
 from ml_toolbox.testing.endpoints import NAME, OWNER, BoundEndpoints, EndpointBackendTests
 from tests.providers.local.endpoint_fixtures import (
     REQUEST,
@@ -183,3 +187,58 @@ def test_the_state_follows_from_wish_and_sight(replicas: list[object], served: b
     dead = status_of(request, observed, supervised=False, deleting=False)
     assert dead.state is (EndpointState.DEGRADED if served else EndpointState.CREATING)
     assert dead.replicas_ready == 0
+
+
+def test_a_server_that_hangs_is_killed(tmp_path: Path) -> None:
+    folder = EndpointFolder(tmp_path)
+    supervisor = Supervisor(folder)
+    replica = Replica(0)
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        replica.process = process
+        replica.hear(['{"ready": true, "revision": "a"}'])
+        supervisor._replicas[0] = replica
+        supervisor._judge()
+        assert process.poll() is None  # it has just been heard
+        replica.heard_at -= SILENCE_READY_S + 1
+        supervisor._judge()
+        assert process.wait(10) == -signal.SIGKILL
+    assert replica.error == "the server hung"
+
+
+def test_a_port_somebody_shares_is_not_joined() -> None:
+    first = SharedPort(None)
+    try:
+        with pytest.raises(OSError, match="in use"):
+            SharedPort(first.port)
+    finally:
+        first.close()
+
+
+def test_new_connections_go_to_the_chosen_slots_only() -> None:
+    shared = SharedPort(None)
+    try:
+        listeners = [shared.socket_of(slot) for slot in range(3)]
+        for chosen in ([0, 2], [1], [0, 1, 2], []):
+            assert shared.choose(chosen)
+            clients = [socket.create_connection(("127.0.0.1", shared.port)) for _ in range(40)]
+            accepted = [_accept_all(listener) for listener in listeners]
+            assert [slot for slot, count in enumerate(accepted) if count] == (chosen or [0, 1, 2])
+            assert sum(accepted) == 40
+            for client in clients:
+                client.close()
+        shared.keep(1)
+        assert shared.choose([0])
+        assert len(shared._sockets) == 1
+    finally:
+        shared.close()
+
+
+def _accept_all(listener: socket.socket) -> int:
+    listener.setblocking(False)
+    count = 0
+    while True:
+        try:
+            listener.accept()[0].close()
+        except BlockingIOError:
+            return count
+        count += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ml_toolbox.features.serving.endpoint import Endpoint
 from ml_toolbox.features.serving.records import EndpointRecord
-from ml_toolbox.features.serving.serving import ResolvedModel, Serving
+from ml_toolbox.features.serving.serving import Serving
+from ml_toolbox.features.serving.wishes import ResolvedModel
 
 __all__ = ["Endpoint", "EndpointRecord", "ResolvedModel", "Serving"]

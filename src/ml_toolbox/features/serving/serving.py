@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_toolbox.base.clock import Clock, SystemClock
-from ml_toolbox.base.errors import Conflict, Invalid, NotFound, NotYet, ToolboxError
+from ml_toolbox.base.errors import Conflict, NotFound, NotYet, ToolboxError
 from ml_toolbox.base.ids import check_name
-from ml_toolbox.domain.endpoints import EndpointSpec, EndpointState, EndpointStatus, Variant
+from ml_toolbox.domain.endpoints import EndpointSpec, EndpointState, EndpointStatus
 from ml_toolbox.domain.jobs import Resources
 from ml_toolbox.domain.offers import Plan
 from ml_toolbox.engine.owners import is_dead, this_owner
@@ -19,6 +19,7 @@ from ml_toolbox.engine.runner import Runner
 from ml_toolbox.engine.store import Store
 from ml_toolbox.features.serving.endpoint import Endpoint
 from ml_toolbox.features.serving.records import KIND, EndpointData, EndpointRecord, backend_of, data_of, plain
+from ml_toolbox.features.serving.wishes import ResolvedModel, first_spec, said, variant_named, with_model
 from ml_toolbox.features.serving.workflow import Backends, EndpointWorkflow, Phase
 from ml_toolbox.ports.endpoints import Invocation
 from ml_toolbox.ports.jobs import LogChunk, LogLine
@@ -28,15 +29,6 @@ _EDIT_WAIT_S = 15.0
 """How long a change waits for another command that is changing the same endpoint."""
 
 Edit = Callable[[EndpointSpec], EndpointSpec]
-
-
-class ResolvedModel(NamedTuple):
-    """A model as files: where its package lies, and what it is called."""
-
-    package: str
-    """Folder or URI, as the backend takes it."""
-    model: str
-    """``NAME:VERSION`` when it came from the registry, else ""."""
 
 
 class Serving:
@@ -91,11 +83,11 @@ class Serving:
         resolved = self._resolve(model)
 
         def edit(spec: EndpointSpec) -> EndpointSpec:
-            return _with_model(spec, resolved, weight, replicas, variant, resources=resources, port=port)
+            return with_model(spec, resolved, weight, replicas, variant, resources=resources, port=port)
 
         row = self._row(endpoint)
         if row is None:
-            first = edit(_first_spec(endpoint, resolved, variant))
+            first = edit(first_spec(endpoint, resolved, variant))
             row = self._create(first, on)
         elif backend_of(row) != on:
             raise Conflict(
@@ -123,14 +115,14 @@ class Serving:
         """What ``deploy`` would do, without doing it."""
         resolved = self._resolve(model)
         row = self._row(endpoint)
-        spec = _first_spec(endpoint, resolved, variant) if row is None else data_of(row).wanted
-        return self._planner(_with_model(spec, resolved, weight, replicas, variant), on)
+        spec = first_spec(endpoint, resolved, variant) if row is None else data_of(row).wanted
+        return self._planner(with_model(spec, resolved, weight, replicas, variant), on)
 
     def traffic(self, endpoint: str, weights: Mapping[str, float]) -> EndpointRecord:
         """Set the named variants' shares in percent; the others share what is left. Variants go by name or version."""
 
         def edit(spec: EndpointSpec) -> EndpointSpec:
-            return spec.with_weights({_variant_named(spec, name).name: weight for name, weight in weights.items()})
+            return spec.with_weights({variant_named(spec, name).name: weight for name, weight in weights.items()})
 
         return self._edited(endpoint, edit)
 
@@ -140,7 +132,7 @@ class Serving:
 
     def remove_variant(self, endpoint: str, variant: str) -> EndpointRecord:
         """Take one variant away; the others take over its share."""
-        return self._edited(endpoint, lambda spec: spec.without_variant(_variant_named(spec, variant).name))
+        return self._edited(endpoint, lambda spec: spec.without_variant(variant_named(spec, variant).name))
 
     def delete(self, endpoint: str, *, timeout_s: float = 60.0) -> None:
         """Stop serving and remove everything. ``NotFound`` when there is no such endpoint; ``NotYet`` when the platform
@@ -293,7 +285,7 @@ class Serving:
             state=EndpointState.UPDATING,
             data=plain(changed),
             due_at=now,
-            message=f"wish {changed.edition}: {_said(wanted)}",
+            message=f"wish {changed.edition}: {said(wanted)}",
         )
         if self._store.apply(held, change, now=now, lease_s=_EDIT_LEASE_S, release=True) is None:
             raise Conflict(f"endpoint {row.name} was changed by somebody else meanwhile", resource=row.name)
@@ -360,59 +352,3 @@ class Serving:
         )
         self._store.apply(held, change, now=now, lease_s=_EDIT_LEASE_S, release=True)
         return self._runner.drive(row.id)
-
-
-def _first_spec(endpoint: str, resolved: ResolvedModel, variant: str | None) -> EndpointSpec:
-    check_name(endpoint, field="endpoint")
-    first = Variant(name=variant or _variant_name((), resolved), package=resolved.package, model=resolved.model)
-    return EndpointSpec(name=endpoint, variants=(first,))
-
-
-def _with_model(
-    spec: EndpointSpec,
-    resolved: ResolvedModel,
-    weight: float | None,
-    replicas: int | None,
-    variant: str | None,
-    *,
-    resources: Resources | None = None,
-    port: int | None = None,
-) -> EndpointSpec:
-    """The wish with this model in it, and whatever else was asked for."""
-    if weight is not None and not 0 <= weight <= 100:
-        raise Invalid(f"weight: {weight:g} is not a percentage", hint="0 to 100", field="weight")
-    same = [v for v in spec.variants if v.package == resolved.package and v.model == resolved.model]
-    name = variant or (same[0].name if same else _variant_name(spec.variants, resolved))
-    new = Variant(name=name, package=resolved.package, model=resolved.model)
-    spec = replace(spec, variants=(new,)) if weight is None else spec.with_variant(new, weight=weight)
-    if replicas is not None:
-        spec = replace(spec, replicas=replicas)
-    if resources is not None:
-        spec = replace(spec, resources=resources)
-    return spec if port is None else replace(spec, port=port)
-
-
-def _variant_name(taken: tuple[Variant, ...], resolved: ResolvedModel) -> str:
-    """``v3`` for version 3; a package without a version gets the next free number."""
-    names = {variant.name for variant in taken}
-    version = resolved.model.rpartition(":")[2] if ":" in resolved.model else ""
-    if version and f"v{version}" not in names:
-        return f"v{version}"
-    model = resolved.model.partition(":")[0]
-    if version and f"{model}-v{version}" not in names:  # another model's version of the same number
-        return f"{model}-v{version}"
-    number = next(n for n in range(1, len(names) + 2) if f"v{n}" not in names)
-    return f"v{number}"
-
-
-def _variant_named(spec: EndpointSpec, asked: str) -> Variant:
-    """By variant name, version number or ``NAME:VERSION``."""
-    matches = [
-        v for v in spec.variants if asked in (v.name, v.model, v.model.rpartition(":")[2], v.name.removeprefix("v"))
-    ]
-    return matches[0] if len(matches) == 1 else spec.variant(asked)
-
-
-def _said(spec: EndpointSpec) -> str:
-    shares = ", ".join(f"{variant.name} {variant.weight:g} %" for variant in spec.variants)
-    return f"{spec.replicas} replica(s), {shares}"

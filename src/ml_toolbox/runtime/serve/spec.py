@@ -122,10 +122,13 @@ def _parse_variant(item: Any, field: str) -> VariantSpec:
     weight = item.get("weight", 100.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < 1e9:
         raise Invalid("a weight is a number, 0 or above", field=f"{field}.weight")
+    model = str(item.get("model", ""))
+    if not (model.isascii() and model.isprintable()):
+        raise Invalid("a model's name is printable ASCII: it is sent as a header", field=f"{field}.model")
     return VariantSpec(
         name=check_name(item.get("name", ""), field=f"{field}.name"),
         package=package,
-        model=str(item.get("model", "")),
+        model=model,
         digest=str(item.get("digest", "")),
         weight=float(weight),
         probe=bool(item.get("probe", True)),

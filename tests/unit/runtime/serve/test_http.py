@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import time
 from collections.abc import Iterator
@@ -237,3 +238,51 @@ def _cut_off(sock: socket.socket, data: bytes, within_s: float) -> bool:
         except ConnectionError:
             return True
     return False
+
+
+TOKENS = [
+    b"\r\n", b"\r\n\r\n", b"Content-Length: 5", b"Transfer-Encoding: chunked", b"0\r\n\r\n", b"[", b"]", b"{", b"null", b"1e400",
+    b"-", b"\x00", b"\xff", b"Expect: 100-continue\r\n", b"Connection: close\r\n", b"Upgrade: x\r\nConnection: upgrade\r\n",
+    b"HTTP/1.0", b",", b'"', b"NaN", b"9" * 30, b"[[", b'"parameters":{},',
+]  # fmt: skip
+
+
+def _mutated(rng: random.Random) -> bytes:
+    tensor = {"name": "x", "shape": [1, 2], "datatype": "FP64", "data": [1, 2]}
+    whole = [
+        predict(1, 2),
+        chunked(3, [4, 5]),
+        request("GET", "/metrics"),
+        request("POST", "/v2/models/m/infer", {"id": "a", "inputs": [tensor], "outputs": [{"name": "prediction"}]}),
+        request("POST", "/invocations", b"1,2\n3,4\n", content_type="text/csv"),
+        request("POST", "/predict", {"features": {"f0": 1, "f1": 2}}),
+    ]
+    data = bytearray(b"".join(rng.choice(whole) for _ in range(rng.randint(1, 3))))
+    for _ in range(rng.randint(1, 6)):
+        at = rng.randrange(len(data) + 1)
+        match rng.randrange(4):
+            case 0:
+                data[at : at + rng.randint(0, 8)] = rng.choice(TOKENS)
+            case 1:
+                del data[at : at + rng.randint(1, 20)]
+            case 2:
+                data[at : at + 1] = bytes([rng.randrange(256)])
+            case _:
+                start = rng.randrange(len(data) + 1)
+                data[at:at] = data[start : start + rng.randint(1, 30)]
+    return bytes(data)
+
+
+def test_thousands_of_mutated_requests_get_an_answer_below_500_or_the_end_of_the_connection(server: Running) -> None:
+    rng = random.Random(20)
+    for _ in range(3000):
+        data = _mutated(rng)
+        with server.connect() as client:
+            try:
+                client.send(data)
+                client.sock.shutdown(socket.SHUT_WR)
+                while True:
+                    assert client.read().status in (100, 200, 400, 404, 405, 408, 413, 415, 417, 431, 501), data
+            except ConnectionError:
+                continue
+    assert server.ask("GET", "/ping").status == 200

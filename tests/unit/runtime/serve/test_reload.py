@@ -216,6 +216,7 @@ def test_draining_answers_what_is_there_and_closes() -> None:
         ({"variants": [{"name": "v1", "package": "p", "weight": True}]}, "variants[0].weight"),
         ({"variants": [{"name": "v1", "package": "p", "weight": float("nan")}]}, "variants[0].weight"),
         ({"variants": [{"name": "v1", "package": "p", "weight": 0}]}, "variants.weight"),
+        ({"variants": [{"name": "v1", "package": "p", "model": "a:1\r\nX-Evil: 1"}]}, "variants[0].model"),
         ({"variants": [{"name": "v1", "package": "p"}, {"name": "v1", "package": "q"}]}, "variants"),
         ({"name": "a b", "variants": [{"name": "v1", "package": "p"}]}, "name"),
     ],
