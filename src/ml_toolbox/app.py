@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_toolbox.base.clock import Clock, SystemClock
-from ml_toolbox.base.errors import Bug, Invalid, NotFound
+from ml_toolbox.base.errors import Bug, Invalid, NotFound, Unsupported
 from ml_toolbox.base.ids import digest, new_ulid
 from ml_toolbox.ports.provider import ENTRY_POINT_GROUP, BackendInfo, Provider, ProviderContext
 
@@ -103,6 +103,8 @@ class Toolbox:
         self.home = Path(home).expanduser().absolute() if home is not None else default_home()
         self._given_settings = settings
         self.clock: Clock = clock or SystemClock()
+        self.broken_providers: dict[str, str] = {}
+        """Installed providers that could not be imported, and why; filled by ``providers``, told by ``backends check``."""
 
     @cached_property
     def settings(self) -> Settings:
@@ -137,7 +139,11 @@ class Toolbox:
 
         found: dict[str, Provider] = {}
         for point in entry_points(group=ENTRY_POINT_GROUP):
-            provider: Provider = point.load()
+            try:
+                provider: Provider = point.load()
+            except Exception as error:  # noqa: BLE001 - foreign code; one broken package must not take the others down
+                self.broken_providers[point.name] = f"{type(error).__name__}: {error}"
+                continue
             if provider.name in found:
                 raise Invalid(
                     f"two installed packages claim the provider name {provider.name!r}",
@@ -224,11 +230,27 @@ class Toolbox:
         return self
 
     def plan(self, spec: JobSpec, backend: str = DEFAULT_BACKEND) -> Plan:
-        """What ``train`` would do and cost. Launches nothing, needs no credentials."""
-        from ml_toolbox.features.placement import plan_job
+        """What ``train`` would do and cost, checked like the real thing. Launches and writes nothing, needs no credentials."""
+        from dataclasses import replace
 
+        from ml_toolbox.features.placement import plan_job
+        from ml_toolbox.features.training import prepare, snapshot
+
+        ready = prepare(spec, self._dataset_version)
+        measured = snapshot.measure(Path(ready.source), without=self.home)
         others = [self.job_backend(name) for name, (_, info) in self.backends().items() if info.jobs is not None]
-        return plan_job(spec, self.job_backend(backend), [o for o in others if o.name != backend], install=self.install)
+        made = plan_job(
+            ready, self.job_backend(backend), [o for o in others if o.name != backend], install=self.install
+        )
+        frozen = f"a frozen copy of {ready.source}: {measured.files} files, {measured.size / 1024:.1f} KiB"
+        return replace(made, creates=(frozen, *made.creates))
+
+    def _dataset_version(self, reference: str) -> ResolvedInput:
+        """The version that a plan would use, without fetching it."""
+        from ml_toolbox.features.training import ResolvedInput
+
+        identity = f"data:{self.datasets.version(reference.removeprefix('data:')).ref}"
+        return ResolvedInput(uri=identity, identity=identity)
 
     def plan_endpoint(self, spec: EndpointSpec, backend: str = DEFAULT_BACKEND) -> Plan:
         """What ``deploy`` would do and cost. Launches nothing, needs no credentials."""
@@ -330,6 +352,9 @@ class Toolbox:
     def _backend(self, name: str) -> tuple[Provider, BackendInfo]:
         known = self.backends()
         if name not in known:
+            for provider, reason in self.broken_providers.items():
+                if name.split("-")[0] == provider:
+                    raise Unsupported(f"the provider {provider} cannot be imported: {reason}", resource=name)
             raise Invalid.choice("backend", name, known)
         return known[name]
 

@@ -78,7 +78,7 @@ class RemembersDeleted(LocalJobBackend):
 
     def delete(self, job_id: str) -> None:
         if self._root(job_id).exists():
-            self._end_processes(self._root(job_id), job_id)
+            self._end_processes(self._root(job_id), self._record(job_id)["runtime"]["mark"])
 
 
 class DeletesWithoutKilling(LocalJobBackend):

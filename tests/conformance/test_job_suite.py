@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -42,10 +42,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
 
 def _sweep(folder: Path) -> None:
     """End what the liars left running (some lie about exactly that)."""
-    for job in folder.glob("base/**/jobs/*"):
-        kill(marked(job.name))
-    for job in folder.glob("base/**/hidden-*"):
-        kill(marked(job.name.split("-")[1]), signal.SIGKILL)
+    for record in folder.glob("base/**/job.json"):
+        kill(marked(json.loads(record.read_text())["runtime"]["mark"]))
 
 
 @pytest.mark.parametrize(("liar", "test"), [(liar.__name__, test) for liar, test in LIES.items()])

@@ -53,6 +53,7 @@ class Scene:
         until(lambda: len(self.pids()) >= expect, f"{expect} processes")
         self.resource = self.job.record.resource
         self.root = self.home.root / "providers" / "local" / "jobs" / self.resource
+        self.mark = json.loads((self.root / "job.json").read_text())["runtime"]["mark"]
 
     def pids(self) -> set[int]:
         return {int(line) for line in self.pids_file.read_text().split()} if self.pids_file.exists() else set()
@@ -65,8 +66,8 @@ class Scene:
 
     def assert_all_gone(self) -> None:
         deadline = time.monotonic() + WITHIN_S
-        while self.alive() or marked(self.resource):
-            assert time.monotonic() < deadline, f"still running: {self.alive() | marked(self.resource)}"
+        while self.alive() or marked(self.mark):
+            assert time.monotonic() < deadline, f"still running: {self.alive() | marked(self.mark)}"
             time.sleep(0.005)
 
 

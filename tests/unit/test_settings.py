@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ml_toolbox.app import SETTINGS_TEMPLATE, Toolbox, load_settings
-from ml_toolbox.base.errors import Invalid
+from ml_toolbox.base.errors import Invalid, Unsupported
 
 
 def test_without_a_file_everything_is_below_home(tmp_path: Path) -> None:
@@ -55,3 +55,22 @@ def test_built_in_and_outside_providers_enter_by_the_same_door() -> None:
 def test_an_unknown_backend_suggests_the_nearest() -> None:
     with pytest.raises(Invalid, match="did you mean local"):
         Toolbox().job_backend("locall")
+
+
+class _BrokenPoint:
+    name = "acme"
+
+    def load(self) -> object:
+        raise ImportError("no module named acme_sdk")
+
+
+def test_one_broken_provider_takes_no_other_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    real = list(metadata.entry_points(group="ml_toolbox.providers"))
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [_BrokenPoint(), *real])
+    toolbox = Toolbox(tmp_path)
+    assert "local" in toolbox.backends()
+    assert "acme_sdk" in toolbox.broken_providers["acme"]
+    with pytest.raises(Unsupported, match="acme_sdk"):
+        toolbox.job_backend("acme-batch")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
 from ml_toolbox.base.errors import Invalid
-from ml_toolbox.domain.jobs import Resources
+from ml_toolbox.domain.jobs import Accelerators, Resources
 from ml_toolbox.domain.money import Money
 from ml_toolbox.domain.offers import Offer
 
@@ -39,31 +38,9 @@ def _read() -> Iterator[Offer]:
                 )
 
 
-@dataclass(frozen=True, slots=True)
-class AcceleratorRequest:
-    """``T4:1`` or ``gpu:2`` taken apart; ``kind`` is ``""`` for any type."""
-
-    kind: str
-    count: int
-
-    @classmethod
-    def parse(cls, text: str | None) -> AcceleratorRequest:
-        """``None`` asks for none. Raises ``Invalid`` naming ``resources.accelerators``."""
-        if not text:
-            return cls("", 0)
-        kind, _, count = text.partition(":")
-        if not kind or not (count or "1").isdigit() or int(count or 1) < 1:
-            raise Invalid(
-                f"resources.accelerators: {text!r} is not TYPE:COUNT",
-                hint="write T4:1, A100:8 or gpu:1",
-                field="resources.accelerators",
-            )
-        return cls("" if kind.lower() in {"gpu", "any"} else kind, int(count or 1))
-
-
 def fits(offer: Offer, wanted: Resources) -> bool:
     """Whether one node with these resources fits the offer. No wish about accelerators takes none."""
-    accelerator = AcceleratorRequest.parse(wanted.accelerators)
+    accelerator = Accelerators.parse(wanted.accelerators)
     if accelerator.count == 0 and offer.accelerator_count:
         return False
     if accelerator.count > offer.accelerator_count:

@@ -8,6 +8,7 @@ from ml_toolbox.app import Toolbox
 from ml_toolbox.base.errors import Invalid
 from ml_toolbox.cli.output import json_option, print_json, print_table
 from ml_toolbox.ports.lacks import Lacking
+from ml_toolbox.ports.provider import Check
 
 
 @click.group()
@@ -45,6 +46,10 @@ def check(provider: str | None, as_json: bool) -> None:
         raise Invalid.choice("provider", provider, toolbox.providers)
     chosen = [p for name, p in sorted(toolbox.providers.items()) if provider in (None, name)]
     results = [(p.name, c) for p in chosen for c in p.check(toolbox.provider_context(p))]
+    results += [
+        (name, Check(name="import", ok=False, message=reason, hint="reinstall or uninstall its package"))
+        for name, reason in toolbox.broken_providers.items()
+    ]
     if as_json:
         print_json([{"provider": name, "check": c} for name, c in results])
     else:

@@ -125,3 +125,7 @@ def _providers(toolbox: Toolbox) -> Iterator[Finding]:
             yield Finding(
                 "ok" if check.ok else "error", f"provider {name}", f"{check.name}: {check.message}", check.hint
             )
+    for name, reason in toolbox.broken_providers.items():
+        yield Finding(
+            "error", f"provider {name}", f"cannot be imported: {reason}", "reinstall or uninstall its package"
+        )

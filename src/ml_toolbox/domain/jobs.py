@@ -6,6 +6,30 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
+from ml_toolbox.base.errors import Invalid
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerators:
+    """``T4:1`` or ``gpu:2`` taken apart; ``kind`` is ``""`` for any type."""
+
+    kind: str = ""
+    count: int = 0
+
+    @classmethod
+    def parse(cls, text: str | None) -> Accelerators:
+        """``None`` asks for none. Raises ``Invalid`` naming ``resources.accelerators``."""
+        if not text:
+            return cls()
+        kind, _, count = text.partition(":")
+        if not kind or not (count or "1").isdigit() or int(count or 1) < 1:
+            raise Invalid(
+                f"resources.accelerators: {text!r} is not TYPE:COUNT",
+                hint="write T4:1, A100:8 or gpu:1",
+                field="resources.accelerators",
+            )
+        return cls("" if kind.lower() in {"gpu", "any"} else kind, int(count or 1))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:

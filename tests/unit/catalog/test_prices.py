@@ -6,8 +6,7 @@ import pytest
 
 from ml_toolbox.base.errors import Invalid
 from ml_toolbox.catalog import prices
-from ml_toolbox.catalog.prices import AcceleratorRequest
-from ml_toolbox.domain.jobs import Resources
+from ml_toolbox.domain.jobs import Accelerators, Resources
 from ml_toolbox.domain.money import Money
 
 
@@ -51,7 +50,7 @@ def test_spot_prices_are_offered_only_where_they_are_known() -> None:
 @pytest.mark.parametrize("text", ["T4:0", "T4:x", ":1", "T4:-1"])
 def test_a_malformed_accelerator_names_the_field(text: str) -> None:
     with pytest.raises(Invalid) as caught:
-        AcceleratorRequest.parse(text)
+        Accelerators.parse(text)
     assert caught.value.field == "resources.accelerators"
 
 

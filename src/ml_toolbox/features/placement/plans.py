@@ -14,7 +14,7 @@ from ml_toolbox.domain.offers import Alternative, Offer, Plan, PlannedRequest
 from ml_toolbox.ports.endpoints import EndpointBackend
 from ml_toolbox.ports.jobs import JobBackend, Owner
 
-_SECRET_WORDS = ("secret", "password", "token", "credential", "api_key", "apikey", "access_key", "private_key")
+_SECRET_WORDS = ("secret", "password", "token", "credential", "key")
 
 
 def plan_job(spec: JobSpec, backend: JobBackend, others: Sequence[JobBackend], *, install: str) -> Plan:

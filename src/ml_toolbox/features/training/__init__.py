@@ -6,8 +6,9 @@ that commands and servers call. Placement, prices and the registry are other fea
 
 from __future__ import annotations
 
+from ml_toolbox.features.training.prepare import ResolvedInput, prepare
 from ml_toolbox.features.training.records import JobRecord
 from ml_toolbox.features.training.spec import load_spec
-from ml_toolbox.features.training.training import Job, ResolvedInput, Training, TrainingPlan
+from ml_toolbox.features.training.training import Job, Training
 
-__all__ = ["Job", "JobRecord", "ResolvedInput", "Training", "TrainingPlan", "load_spec"]
+__all__ = ["Job", "JobRecord", "ResolvedInput", "Training", "load_spec", "prepare"]

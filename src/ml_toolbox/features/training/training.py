@@ -2,50 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from ml_toolbox.base.clock import Clock, SystemClock
 from ml_toolbox.base.errors import Invalid, JobFailed, NotFound, NotYet, ToolboxError, Unsupported
 from ml_toolbox.base.ids import new_ulid
 from ml_toolbox.domain.jobs import JobSpec, JobState
-from ml_toolbox.domain.offers import Offer, PlannedRequest
 from ml_toolbox.engine.rows import Row, Transition
 from ml_toolbox.engine.runner import Runner
 from ml_toolbox.engine.store import Store
 from ml_toolbox.features.training import snapshot
+from ml_toolbox.features.training.prepare import ResolveInput, no_script, prepare
 from ml_toolbox.features.training.records import KIND, JobOrder, JobRecord, data_of, order_of, plain, record_of
-from ml_toolbox.features.training.spec import check_spec
 from ml_toolbox.features.training.workflow import Backends, JobWorkflow, Phase, Register, first_data
 from ml_toolbox.ports.jobs import JobObservation, LogChunk, LogLine
-
-_SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
-
-
-class ResolvedInput(NamedTuple):
-    """A registered dataset as files: where they are, and which version they are."""
-
-    uri: str
-    identity: str
-    """e.g. ``data:churn:3``; goes into the model's lineage."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingPlan:
-    """What ``submit`` would do, without doing it."""
-
-    backend: str
-    refusal: str | None
-    """Why the backend would not take it, or ``None``."""
-    creates: tuple[str, ...]
-    requests: tuple[PlannedRequest, ...]
-    offers: tuple[Offer, ...]
-    max_duration_s: float
-    files: int
-    size: int
-    """Files and bytes of source code that would travel."""
 
 
 class Training:
@@ -57,7 +29,7 @@ class Training:
         store: where rows live.
         backends: the job backend of a name; raises ``NotFound`` for an unknown one.
         home: ``$MLTOOLBOX_HOME``; frozen sources go to ``code`` below it.
-        install: id of this installation, for names and owner tags (``store.install_id()``).
+        install: id of this installation, for names and owner tags.
         register: makes a finished job's model a registry version and returns ``NAME:VERSION``; idempotent by the job's id.
         resolve_input: turns ``data:NAME[:VERSION]`` into files.
     """
@@ -70,7 +42,7 @@ class Training:
         home: Path,
         install: str,
         register: Register | None = None,
-        resolve_input: Callable[[str], ResolvedInput] | None = None,
+        resolve_input: ResolveInput | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._store = store
@@ -84,37 +56,13 @@ class Training:
         self._workflow = JobWorkflow(backends, register, install)
         self._runner = Runner(store, [self._workflow], clock=self._clock)
 
-    def plan(self, spec: JobSpec, on: str = "local") -> TrainingPlan:
-        """What would be created and sent. Launches nothing, writes nothing, needs no credentials."""
-        ready = self._ready(spec)
-        backend = self._backends(on)
-        measured = snapshot.measure(Path(ready.source), without=self._home)
-        refusal = backend.refuses(ready)
-        requests: tuple[PlannedRequest, ...] = ()
-        creates: tuple[str, ...] = ()
-        if refusal is None:
-            request = self._workflow.request("<job>", ready, "<code>", backend, 1)
-            body = {**request.body, "tags": dict(request.tags)}
-            requests = (PlannedRequest(action=f"submit job to {on}", target=request.name, body=_masked(body)),)
-            creates = (f"job {ready.name} on {on}", *([f"version of model {ready.register}"] if ready.register else []))
-        return TrainingPlan(
-            backend=on,
-            refusal=refusal,
-            creates=creates,
-            requests=requests,
-            offers=backend.offers(ready),
-            max_duration_s=ready.limits.max_duration_s,
-            files=measured.files,
-            size=measured.size,
-        )
-
     def submit(self, spec: JobSpec, on: str = "local") -> Job:
         """Freeze the sources, write the intent, start the job; returns once the backend has it.
 
         From the moment the intent is written the job is started exactly once, whatever happens to this process. Raises
         ``Invalid`` or ``Unsupported`` before anything is written; a refusal by the backend after that is the job's failure.
         """
-        ready = self._ready(spec)
+        ready = prepare(spec, self._resolve_input)
         backend = self._backends(on)
         if reason := backend.refuses(ready):
             raise Unsupported(f"{on} cannot run {ready.name}: {reason}", provider=on)
@@ -122,7 +70,7 @@ class Training:
             raise Invalid("there is no registry to register the model in", field="register")
         frozen = snapshot.take(Path(ready.source), self._code, without=self._home)
         if ready.script and not (frozen.folder / ready.script).is_file():
-            raise _no_script(ready)
+            raise no_script(ready)
         job = replace(ready, source=str(frozen.folder))
         order = plain(JobOrder(job=job, backend=on, code_sha256=frozen.sha256, source=ready.source))
         now = self._clock.now()
@@ -275,38 +223,6 @@ class Training:
         except NotFound:
             return LogChunk((), cursor, ended=row.ended_at is not None)
 
-    def _ready(self, spec: JobSpec) -> JobSpec:
-        """The spec with every path absolute and every dataset resolved."""
-        check_spec(spec)
-        source = Path(spec.source).expanduser().resolve()
-        if not source.is_dir():
-            raise Invalid(f"source: {source} is not a folder", field="source", resource=str(source))
-        if spec.script is not None and not (source / spec.script).is_file():
-            raise _no_script(replace(spec, source=str(source)))
-        inputs, tags = {}, dict(spec.tags)
-        for channel, location in spec.inputs.items():
-            inputs[channel], identity = self._located(channel, location)
-            if identity:
-                tags[f"mlt:data:{channel}"] = identity
-        return replace(spec, source=str(source), inputs=inputs, tags=tags)
-
-    def _located(self, channel: str, location: str) -> tuple[str, str]:
-        if location.startswith("data:"):
-            if self._resolve_input is None:
-                raise Invalid(f"inputs.{channel}: no datasets are registered here", field=f"inputs.{channel}")
-            return self._resolve_input(location)
-        if "://" in location and not location.startswith("file://"):
-            return location, ""
-        path = Path(location.removeprefix("file://")).expanduser().resolve()
-        if not path.exists():
-            raise Invalid(
-                f"inputs.{channel}: {path} does not exist",
-                hint="give a file, a folder, a URI, or data:NAME of a registered dataset",
-                field=f"inputs.{channel}",
-                resource=str(path),
-            )
-        return str(path), ""
-
     def _prune_code(self) -> None:
         rows = self._store.find(KIND, without_phases=(Phase.DELETED,), limit=100_000)
         snapshot.prune(self._code, frozenset(order_of(row).code_sha256 for row in rows))
@@ -386,23 +302,3 @@ class Job:
 
     def delete(self) -> None:
         self._training.delete(self.id)
-
-
-def _no_script(spec: JobSpec) -> Invalid:
-    return Invalid(
-        f"script: there is no {spec.script} in {spec.source}",
-        hint="check the name, and that neither .gitignore nor .mltignore leaves it out",
-        field="script",
-    )
-
-
-def _masked(body: dict[str, object]) -> dict[str, object]:
-    """The body as a plan may show it: the values of variables that are secrets by their name are ``***``."""
-    variables = body.get("variables")
-    if not isinstance(variables, dict):
-        return body
-    shown = {
-        name: "***" if any(word in name.upper() for word in _SECRET_NAMES) else value
-        for name, value in variables.items()
-    }
-    return {**body, "variables": shown}

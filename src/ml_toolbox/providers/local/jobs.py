@@ -17,7 +17,7 @@ from ml_toolbox.base import processes
 from ml_toolbox.base.errors import Conflict, Invalid, NotFound, NotYet, Unsupported
 from ml_toolbox.base.ids import digest, nonce
 from ml_toolbox.base.processes import ProcessIdentity
-from ml_toolbox.domain.jobs import JobSpec
+from ml_toolbox.domain.jobs import Accelerators, JobSpec
 from ml_toolbox.domain.offers import Offer
 from ml_toolbox.engine.crash import crash_point
 from ml_toolbox.ports.jobs import TAG_OWNER, Idempotency, JobObservation, JobRequest, LogChunk, Owner
@@ -71,21 +71,21 @@ class LocalJobBackend:
         if wanted.memory_gib is not None and wanted.memory_gib > machine.memory_gib:
             return f"it asks for {wanted.memory_gib:g} GiB of memory; this machine has {machine.memory_gib:g}"
         if wanted.accelerators:
-            return _refuses_gpus(*_accelerators(wanted.accelerators), machine.gpus)
+            return _refuses_gpus(Accelerators.parse(wanted.accelerators), machine.gpus)
         return None
 
     def offers(self, spec: JobSpec) -> tuple[Offer, ...]:
         if self.refuses(spec):
             return ()
-        gpu, count = _accelerators(spec.resources.accelerators) if spec.resources.accelerators else ("", 0)
+        gpus = Accelerators.parse(spec.resources.accelerators)
         return (
             Offer(
                 backend=self.name,
                 instance_type="this-machine",
                 vcpus=self._machine.cpus,
                 memory_gib=self._machine.memory_gib,
-                accelerator=gpu,
-                accelerator_count=count,
+                accelerator=gpus.kind,
+                accelerator_count=gpus.count,
             ),
         )
 
@@ -162,14 +162,17 @@ class LocalJobBackend:
         root = self._root(job_id)
         if not root.exists():
             return
-        owner = self._record(job_id)["tags"].get(TAG_OWNER, "")
-        self._end_processes(root, job_id)
+        record = self._record(job_id)
+        owner = record["tags"].get(TAG_OWNER, "")
+        self._end_processes(root, record["runtime"]["mark"])
         grave = self._home / "trash" / f"{job_id}-{nonce()[:8]}"
         grave.parent.mkdir(parents=True, exist_ok=True)
         try:
             root.rename(grave)
         except FileNotFoundError:  # another process deletes it too
             return
+        # A supervisor may have taken the folder between our look and the rename.
+        self._end_processes(grave, record["runtime"]["mark"])
         shutil.rmtree(grave, ignore_errors=True)
         if owner and not any(True for _ in self.list_by_tag({TAG_OWNER: owner})):
             shutil.rmtree(self._checkpoints(owner), ignore_errors=True)
@@ -241,13 +244,14 @@ class LocalJobBackend:
             stop_grace_s=body["stop_grace_s"],
             memory_bytes=int(resources["memory_gib"] * 2**30) if resources["memory_gib"] else None,
             cpus=resources["cpus"],
-            gpus=_accelerators(resources["accelerators"])[1] if resources["accelerators"] else 0,
+            gpus=Accelerators.parse(resources["accelerators"]).count,
             metrics=dict(body["metrics"]),
             code_sha256=tags.get("mlt:code", ""),
             queue=Places(str(self._home / "queue"), self._limit),
             devices=Places(str(self._home / "devices"), len(gpus)) if gpus else None,
             checkpoints=str(self._checkpoints(owner)),
-            mark=job_id,
+            # Its own for every folder: the same token on another home must not make their processes look like these.
+            mark=f"{job_id}-{nonce()}",
         )
 
     def warm_up(self) -> None:
@@ -293,7 +297,8 @@ class LocalJobBackend:
             processes.kill_until_gone(record["runtime"]["mark"])
             record_lost(layout, "killed")
 
-    def _end_processes(self, root: Path, job_id: str) -> None:
+    def _end_processes(self, root: Path, mark: str) -> None:
+        late = NotYet("processes of the job are still ending", hint="delete it again", resource=root.name)
         known = read_json(str(root / "supervisor.json"))
         if known is not None:
             identities = [ProcessIdentity.parse(known[role]) for role in ("supervisor", "guardian")]
@@ -302,11 +307,11 @@ class LocalJobBackend:
             deadline = time.monotonic() + _DELETE_S
             while not all(one.is_gone for one in identities):
                 if time.monotonic() > deadline:
-                    raise NotYet(f"job {job_id} is still ending", hint="delete it again", resource=job_id)
+                    raise late
                 time.sleep(0.01)
                 supervisors.reap()
-        if not processes.kill_until_gone(job_id):
-            raise NotYet(f"processes of job {job_id} are still ending", hint="delete it again", resource=job_id)
+        if not processes.kill_until_gone(mark):
+            raise late
 
     def _record(self, job_id: str) -> dict[str, Any]:
         record = read_json(str(self._root(job_id) / "job.json"))
@@ -337,22 +342,12 @@ def _check(spec: JobSpec) -> None:
         )
 
 
-def _accelerators(text: str) -> tuple[str, int]:
-    """``T4:1`` -> ``("T4", 1)``; without a number: one."""
-    name, _, count = text.partition(":")
-    if not name or (count and not count.isdigit()) or count == "0":
-        raise Invalid(
-            f"accelerators: {text!r} is not TYPE:COUNT", hint="for example T4:1 or gpu:2", field="accelerators"
-        )
-    return name, int(count or 1)
-
-
-def _refuses_gpus(kind: str, count: int, gpus: tuple[str, ...]) -> str | None:
-    fitting = [gpu for gpu in gpus if kind.lower() == "gpu" or kind.lower() in gpu.lower()]
-    if len(fitting) >= count:
+def _refuses_gpus(wanted: Accelerators, gpus: tuple[str, ...]) -> str | None:
+    fitting = [gpu for gpu in gpus if wanted.kind.lower() in gpu.lower()]
+    if len(fitting) >= wanted.count:
         return None
     has = ", ".join(sorted(set(gpus))) or "none"
-    return f"it asks for {count} GPU(s) of type {kind}; this machine has {len(fitting)} (its GPUs: {has})"
+    return f"it asks for {wanted.count} GPU(s) of type {wanted.kind or 'any'}; this machine has {len(fitting)} ({has})"
 
 
 def _interpreter(python: str | None) -> str:

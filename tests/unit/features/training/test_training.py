@@ -22,7 +22,7 @@ from ml_toolbox.base.errors import (
     Unavailable,
     Unsupported,
 )
-from ml_toolbox.domain.jobs import Environment, JobSpec, JobState, RetryRule
+from ml_toolbox.domain.jobs import JobSpec, JobState, RetryRule
 from ml_toolbox.features.training import Job, JobRecord, ResolvedInput, Training
 from ml_toolbox.state.sqlite import SqliteStore
 from ml_toolbox.testing.clock import FakeClock
@@ -272,21 +272,6 @@ def test_the_sources_are_frozen_at_submit(scene: Scene) -> None:
     assert frozen.name == job.record.code_sha256
     assert job.record.source == str(scene.source)
     assert scene.submit().record.code_sha256 != job.record.code_sha256
-
-
-def test_a_plan_launches_and_writes_nothing(scene: Scene) -> None:
-    variables = {"STAGE": "test", "API_KEY": "hunter2"}
-    plan = scene.training.plan(scene.spec(register="churn", environment=Environment(variables=variables)), on="fake")
-    assert plan.refusal is None
-    assert plan.requests[0].body["variables"] == {"STAGE": "test", "API_KEY": "***"}
-    assert plan.creates == ("job job on fake", "version of model churn")
-    assert (plan.files, plan.size) == (1, 8)
-    assert scene.backend.calls == []
-    assert scene.training.list() == ()
-    assert not (scene.folder / "home").exists()
-    scene.backend.refusal = "too large"
-    refused = scene.training.plan(scene.spec(), on="fake")
-    assert (refused.refusal, refused.requests, refused.offers) == ("too large", (), ())
 
 
 def test_wait_gives_up_in_time(scene: Scene) -> None:
