@@ -238,26 +238,34 @@ class Serving:
         return row
 
     def _create(self, spec: EndpointSpec, on: str) -> Row:
-        """Insert the row under an id that only one of several racing commands can insert."""
-        generation = 1 + len(self._store.find(KIND, name=spec.name, limit=100_000))
-        now = self._clock.now()
-        row = Row(
-            id=f"{spec.name}.{generation:06d}",
-            kind=KIND,
-            name=spec.name,
-            phase=Phase.APPLYING,
-            state=EndpointState.CREATING,
-            spec={"backend": on},
-            data=plain(EndpointData(wanted=spec)),
-            due_at=now,
-            created_at=now,
-            updated_at=now,
-        )
+        """Insert the row, or return the living one that another command was faster to insert.
+
+        The id carries the number of rows that name has had, all of them deleted in the one look that counts them: of several
+        commands that saw the same, only one can insert.
+        """
         self._backends(on)  # an unknown backend is refused before anything is written
-        try:
-            return self._runner.insert(row)
-        except Conflict:
-            return self._existing(spec.name)
+        while True:
+            rows = self._store.find(KIND, name=spec.name, limit=100_000)
+            for row in rows:
+                if row.phase != Phase.DELETED:
+                    return row
+            now = self._clock.now()
+            new = Row(
+                id=f"{spec.name}.{len(rows) + 1:06d}",
+                kind=KIND,
+                name=spec.name,
+                phase=Phase.APPLYING,
+                state=EndpointState.CREATING,
+                spec={"backend": on},
+                data=plain(EndpointData(wanted=spec)),
+                due_at=now,
+                created_at=now,
+                updated_at=now,
+            )
+            try:
+                return self._runner.insert(new)
+            except Conflict:
+                continue  # look again: it is there now
 
     def _edited(self, endpoint: str, edit: Edit) -> EndpointRecord:
         row = self._edit(self._existing(endpoint), edit)
