@@ -85,20 +85,18 @@ class Serving:
         def edit(spec: EndpointSpec) -> EndpointSpec:
             return with_model(spec, resolved, weight, replicas, variant, resources=resources, port=port)
 
-        row = self._row(endpoint)
-        if row is None:
-            first = edit(first_spec(endpoint, resolved, variant))
-            row = self._create(first, on)
-        elif backend_of(row) != on:
+        existing = self._row(endpoint)
+        row = existing or self._create(edit(first_spec(endpoint, resolved, variant)), on)
+        if backend_of(row) != on:
             raise Conflict(
                 f"endpoint {endpoint} is on {backend_of(row)}, not {on}",
                 hint="delete it first, or choose another name",
                 resource=endpoint,
             )
-        elif data_of(row).wanted == edit(data_of(row).wanted):
-            row = self._apply_again(row, "asked for again")  # the package's folder may hold something else by now
         if data_of(row).wanted != edit(data_of(row).wanted):
             row = self._edit(row, edit)
+        elif existing is not None:
+            row = self._apply_again(row, "asked for again")  # the package's folder may hold something else by now
         self._raise_refusal(row)
         return Endpoint(self, endpoint)
 
