@@ -37,6 +37,7 @@ class Steps:
 
     @contextmanager
     def timed(self, title: str) -> Iterator[None]:
+        stop_if_interrupted()
         heading(f"{len(self.rows) + 1}. {title}")
         started = time.perf_counter()
         yield
@@ -51,7 +52,24 @@ def mltoolbox(*arguments: str) -> None:
     """Show the command as it would be typed, and run it."""
     shown = shlex.join(argument.replace(str(HERE) + "/", "").replace(str(HOME) + "/", "") for argument in arguments)
     print(f"$ mltoolbox {shown}", flush=True)
-    subprocess.run([COMMAND, *arguments], check=True)
+    child = subprocess.Popen([COMMAND, *arguments])
+    if INTERRUPTED:
+        # The signal came before the child was there to get it from the terminal.
+        child.send_signal(signal.SIGINT)
+    code = child.wait()
+    stop_if_interrupted()
+    if code:
+        raise subprocess.CalledProcessError(code, shown)
+
+
+INTERRUPTED: list[int] = []
+"""Signals that asked us to end. Kept and looked at between steps, because an exception in the middle of starting a child
+would lose the child."""
+
+
+def stop_if_interrupted() -> None:
+    if INTERRUPTED:
+        raise KeyboardInterrupt
 
 
 def main() -> int:
@@ -65,6 +83,8 @@ def main() -> int:
         os.environ["MLTOOLBOX_HOME"] = str(HOME / "home")
         for name in ("MLTOOLBOX_REGISTRY", "MLTOOLBOX_DATA"):
             os.environ.pop(name, None)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda received, _frame: INTERRUPTED.append(received))
         clean_up(quiet=True)
         steps = Steps()
         try:
@@ -74,10 +94,8 @@ def main() -> int:
             return 130
         except subprocess.CalledProcessError as error:
             print(f"\nthe command above failed with exit code {error.returncode}", file=sys.stderr)
-            return 130 if error.returncode in (130, -signal.SIGINT) else 1
+            return 1
         finally:
-            # A second Ctrl-C must not cut the cleaning short.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
             clean_up()
     shutil.rmtree(HOME)
     return 0
@@ -107,6 +125,7 @@ def play(steps: Steps) -> None:
         mltoolbox("models", "promote", f"{MODEL}:2", "Production")
         count_answers(200)
         mltoolbox("endpoints", "list")
+    stop_if_interrupted()
     summary(steps)
 
 
@@ -136,7 +155,11 @@ def count_answers(requests: int) -> None:
     rows = np.loadtxt(HOME / "rows.csv", delimiter=",", skiprows=1)
     bodies = [json.dumps({"instances": [row.tolist()]}).encode() for row in rows]
     endpoint = mlt.Toolbox().serving.endpoint(ENDPOINT)
-    answered = Counter(endpoint.invoke(bodies[number % len(bodies)]).variant for number in range(requests))
+    answered: Counter[str] = Counter()
+    for number in range(requests):
+        stop_if_interrupted()
+        answered[endpoint.invoke(bodies[number % len(bodies)]).variant] += 1
+    endpoint.close()
     shares = ", ".join(f"{name} answered {count} ({count / requests:.1%})" for name, count in sorted(answered.items()))
     print(f"{requests} requests: {shares}")
 
@@ -170,7 +193,9 @@ def clean_up(*, quiet: bool = False) -> None:
             toolbox.serving.delete(endpoint.name)
         for job in toolbox.training.list(limit=10_000):
             toolbox.training.delete(job.id)
-        left = processes_of(home)
+        deadline = time.monotonic() + 5
+        while (left := processes_of(home)) and time.monotonic() < deadline:
+            time.sleep(0.05)
         shutil.rmtree(home)
         if left:
             raise SystemExit(f"processes are still running: {left}")

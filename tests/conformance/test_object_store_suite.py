@@ -338,10 +338,11 @@ LIES: list[tuple[type[Honest], str]] = [
 
 
 class Impatient(ObjectStoreTests):
-    """The suite as it is, except that a lie need not be shown in its shortest form."""
+    """The suite as it is, except that a lie need not be shown in its shortest form, and is looked for until it is found."""
 
     __test__ = False
     shrinks = False
+    examples = 1000
 
 
 @pytest.mark.parametrize(("liar", "test"), LIES, ids=[f"{liar.__name__}-{test}" for liar, test in LIES])

@@ -57,21 +57,21 @@ def test_the_demo_plays_to_its_end_and_leaves_nothing(environment: dict[str, str
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("moment", ["breast-cancer:1", "epoch 2/5", "$ mltoolbox deploy cancer:1", "7. Send 1,000"])
 def test_ctrl_c_at_any_moment_leaves_nothing_running(moment: str, environment: dict[str, str], tmp_path: Path) -> None:
-    process = subprocess.Popen(
+    seen = []
+    with subprocess.Popen(
         [sys.executable, DEMO],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-    )
-    seen = []
-    for line in lines_of(process):
-        seen.append(line)
-        if moment in line:
-            # What a terminal does: the whole foreground group gets it.
-            os.killpg(process.pid, signal.SIGINT)
-    code = process.wait(timeout=120)
+    ) as process:
+        for line in lines_of(process):
+            seen.append(line)
+            if moment in line:
+                # What a terminal does: the whole foreground group gets it.
+                os.killpg(process.pid, signal.SIGINT)
+        code = process.wait(timeout=120)
     assert code == 130, "".join(seen)
     assert "cleaned up" in "".join(seen[-3:])
     deadline = time.monotonic() + 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ml_toolbox.app import Toolbox
@@ -30,7 +31,7 @@ def test_nothing_is_launched_or_written_but_the_installations_id(toolbox: Toolbo
 
 
 def test_a_dataset_is_pinned_to_its_version(toolbox: Toolbox) -> None:
-    toolbox.datasets.put("points", {"x": [1.0, 2.0]})
+    toolbox.datasets.put("points", np.arange(6.0))
     plan = toolbox.plan(spec(toolbox, inputs={"training": "data:points"}))
     assert plan.requests[0].body["inputs"] == {"training": "data:points:1"}
 

@@ -248,7 +248,7 @@ def test_ctrl_c_ends_the_upload_of_a_large_file_at_its_next_piece(store: ObjectS
                 taken += 1
                 if taken == 1:
                     os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(0.2)  # the time of sending a piece
+                time.sleep(0.7)  # the time of sending a piece
             return Version("never")
 
     with pytest.raises(KeyboardInterrupt):
