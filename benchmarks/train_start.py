@@ -2,8 +2,9 @@
 
     python benchmarks/train_start.py [--quick] [--rounds N]
 
-Both are run interleaved, round by round, as a user would: a fresh process each time, output through a pipe. ``bare`` is
-``python hello.py`` itself. metaflow gets a virtual environment of its own. Writes docs/benchmarks/train_start.md.
+Both are run interleaved, round by round, as a user would: a fresh process each time, output through a pipe, each in a fresh
+environment with nothing else installed. ``bare`` is
+``python hello.py`` itself. Writes docs/benchmarks/train_start.md.
 """
 
 from __future__ import annotations
@@ -71,12 +72,12 @@ def run(command: list[str], folder: Path, environment: dict[str, str]) -> Run:
     return Run(first, whole, cpu)
 
 
-def metaflow(folder: Path) -> str:
-    """The interpreter of a fresh environment with metaflow in it."""
+def environment(folder: Path, package: str) -> Path:
+    """The ``bin`` of a fresh environment with only this package and what it needs in it."""
     venv.create(folder, with_pip=True)
-    python = str(folder / "bin" / "python")
-    subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "metaflow"], check=True)
-    return python
+    pip = [folder / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check", package]
+    subprocess.run(pip, check=True, stderr=subprocess.DEVNULL)
+    return folder / "bin"
 
 
 def version(python: str, package: str) -> str:
@@ -95,11 +96,12 @@ def main() -> None:
         (root / "work").mkdir()
         (root / "work" / "hello.py").write_text(SCRIPT)
         (root / "work" / "flow.py").write_text(FLOW)
-        other = metaflow(root / "metaflow")
+        ours = environment(root / "ours", str(Path(__file__).resolve().parent.parent))
+        other = str(environment(root / "metaflow", "metaflow") / "python")
         plain = {**os.environ, "MLTOOLBOX_HOME": str(root / "home"), "METAFLOW_HOME": str(root / "mf"), "USER": "bench"}
         commands = {
             "python hello.py (bare)": [sys.executable, "hello.py"],
-            "mltoolbox train hello.py": [sys.executable, "-m", "ml_toolbox.cli.main", "train", "hello.py"],
+            "mltoolbox train hello.py": [str(ours / "mltoolbox"), "train", "hello.py"],
             f"metaflow {version(other, 'metaflow')}, one step + end": [other, "flow.py", "run"],
         }
         results: dict[str, list[Run]] = {title: [] for title in commands}
