@@ -75,7 +75,7 @@ def run(command: list[str], folder: Path, environment: dict[str, str]) -> Run:
 def environment(folder: Path, package: str) -> Path:
     """The ``bin`` of a fresh environment with only this package and what it needs in it."""
     venv.create(folder, with_pip=True)
-    pip = [folder / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check", package]
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check", package]
     subprocess.run(pip, check=True, stderr=subprocess.DEVNULL)
     return folder / "bin"
 

@@ -243,7 +243,7 @@ class RemoteObjectStore:
             for page in obstore.list(store, inside, offset=base + after if after else None, chunk_size=_LIST_PAGE):
                 for raw in page:
                     key = raw["path"][cut:]
-                    if key > after and not _reserved(key):
+                    if key > after and not (RESERVED_PREFIX in key and _reserved(key)):
                         yield ObjectMeta(key, raw["size"], raw["last_modified"], version_of(raw["e_tag"]))
         except Exception as error:  # every class of the library, by the table
             raise translate(error, below, self.uri) from error
