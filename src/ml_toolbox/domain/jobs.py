@@ -102,7 +102,8 @@ class JobSpec:
     limits: Limits = field(default_factory=Limits)
     retry: RetryRule = field(default_factory=RetryRule)
     metrics: dict[str, str] = field(default_factory=dict)
-    """Metric name -> regular expression with one group, matched against every printed line."""
+    """Metric name -> regular expression, searched in every printed line; its first group is the value. A second group of
+    ``epoch`` or ``step`` is the total."""
     register: str | None = None
     """Name of the registered model that the result becomes a version of."""
     tags: dict[str, str] = field(default_factory=dict)

@@ -32,7 +32,11 @@ class Progress:
         self.changed = True
 
     def printed(self, line: str) -> dict[str, float]:
-        """Search a printed line for the defined metrics; returns those found in it."""
+        """Search a printed line for the defined metrics; returns those found in it.
+
+        A metric named ``epoch`` or ``step`` whose expression has a second group takes that as the total, which gives the
+        share of the work done: ``epoch ([0-9]+)/([0-9]+)``.
+        """
         found = {}
         for name, pattern in self._patterns:
             match = pattern.search(line)
@@ -44,8 +48,17 @@ class Progress:
                 continue
             if self._measure(name, value):
                 found[name] = value
+                self._advance_printed(name, match)
         self.changed = self.changed or bool(found)
         return found
+
+    def _advance_printed(self, name: str, match: re.Match[str]) -> None:
+        if name not in ("epoch", "step") or match.re.groups < 2:
+            return
+        try:
+            self._advance({name: float(match.group(1)), f"{name}s": float(match.group(2))})
+        except (ValueError, TypeError):
+            return  # the second group is not a number in this line: no total is known
 
     def measure(self, metrics: dict[str, float]) -> None:
         """Take in values known from elsewhere."""
