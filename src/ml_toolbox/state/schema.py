@@ -27,7 +27,6 @@ from sqlalchemy import (
 )
 
 from ml_toolbox.base.errors import Unsupported
-from ml_toolbox.base.ids import new_ulid
 
 metadata = MetaData()
 
@@ -36,13 +35,6 @@ schema_version = Table(
     metadata,
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("applied_at", Double, nullable=False),
-)
-
-settings = Table(
-    "settings",
-    metadata,
-    Column("key", String(64), primary_key=True),
-    Column("value", Text, nullable=False),
 )
 
 work = Table(
@@ -83,7 +75,6 @@ transition = Table(
 
 def _create(connection: Connection) -> None:
     metadata.create_all(connection, checkfirst=False)
-    connection.execute(insert(settings).values(key="install", value=new_ulid()[-12:]))
 
 
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_create,)

@@ -2,23 +2,45 @@
 
 WAL lets readers go on while one writer writes; ``BEGIN IMMEDIATE`` takes the write lock at the start, so a transaction
 never fails half-way for want of it; ``synchronous=FULL`` syncs the log at every commit, so what was answered is durable.
+
+The statements are plain SQL on the standard library's driver: importing SQLAlchemy takes 0.13 s, more than all else that
+happens before a job's first line. Tables and migrations stay in :mod:`schema`, which is loaded only when a database has to
+be made or brought forward; a test compares every statement with it.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterator
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, create_engine, event, exc, insert, select, update
-
 from ml_toolbox.base.clock import Clock, SystemClock
 from ml_toolbox.base.errors import Conflict, Invalid, NotFound, Unavailable
 from ml_toolbox.engine.rows import WISH_ORDER, Change, Row, Transition, Wish
-from ml_toolbox.state import schema
-from ml_toolbox.state.schema import settings, transition, work
+
+SCHEMA_VERSION = 1
+"""What :mod:`schema` migrates to."""
+
+COLUMNS = (
+    "id", "kind", "name", "phase", "state", "wish", "spec", "data", "due_at", "lease_owner", "lease_token", "lease_until",
+    "created_at", "updated_at", "ended_at",
+)  # fmt: skip
+_JSON_COLUMNS = ("spec", "data")
+
+INSERT_WORK = f"INSERT INTO work ({', '.join(COLUMNS)}) VALUES ({', '.join(f':{name}' for name in COLUMNS)})"  # noqa: S608
+SELECT_WORK = f"SELECT {', '.join(COLUMNS)} FROM work"  # noqa: S608 - names from the tuple above
+INSERT_TRANSITION = (
+    "INSERT INTO transition (work_id, at, phase, state, message, lease_token) "
+    "VALUES (:work_id, :at, :phase, :state, :message, :lease_token)"
+)
+SELECT_TRANSITIONS = (
+    "SELECT at, phase, state, message, lease_token FROM transition WHERE work_id = :work_id ORDER BY seq"
+)
 
 _BUSY_S = 30.0
 """How long a writer waits for another. A transaction here takes milliseconds; this only covers a suspended process."""
@@ -34,35 +56,31 @@ class SqliteStore:
     def __init__(self, path: Path, *, clock: Clock | None = None) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": _BUSY_S, "check_same_thread": False})
-        event.listen(self._engine, "connect", _configure)
-        event.listen(self._engine, "begin", _begin)
-        now = (clock or SystemClock()).now()
+        self._lock = threading.Lock()
+        self._idle: list[sqlite3.Connection] = []
+        self._pid = os.getpid()
         with self._reading() as connection:
-            current = _is_current(connection)
-        if not current:
-            with self._writing() as connection:
-                schema.migrate(connection, now)
+            current = _version(connection)
+        if current != SCHEMA_VERSION:
+            self._migrate((clock or SystemClock()).now())
 
     def close(self) -> None:
-        self._engine.dispose()
-
-    def install_id(self) -> str:
-        with self._reading() as connection:
-            return str(connection.execute(select(settings.c.value).where(settings.c.key == "install")).scalar_one())
+        with self._lock:
+            while self._idle:
+                self._idle.pop().close()
 
     def insert(self, row: Row, *, owner: str = "", lease_s: float = 0.0) -> Row:
         token = 1 if owner else 0
         until = row.created_at + lease_s if owner else 0.0
-        values = {name: getattr(row, name) for name in _COLUMNS}
+        values = {name: getattr(row, name) for name in COLUMNS}
         values |= {"lease_owner": owner, "lease_token": token, "lease_until": until}
         try:
             with self._writing() as connection:
-                connection.execute(insert(work).values(values))
+                connection.execute(INSERT_WORK, _stored(values))
                 _note(connection, row.id, row.created_at, row.phase, row.state, "created", token)
-        except exc.IntegrityError as error:
+        except sqlite3.IntegrityError as error:
             raise Conflict(f"{row.kind} {row.id} exists already", resource=row.id) from error
-        return _row(values)
+        return Row(**values)
 
     def get(self, row_id: str) -> Row:
         with self._reading() as connection:
@@ -79,47 +97,55 @@ class SqliteStore:
         before: str | None = None,
         limit: int = 1000,
     ) -> tuple[Row, ...]:
-        query = select(work).where(work.c.kind == kind).order_by(work.c.id.desc()).limit(limit)
+        terms, values = ["kind = :kind"], {"kind": kind, "limit": limit}
         if name is not None:
-            query = query.where(work.c.name == name)
+            terms.append("name = :name")
+            values["name"] = name
         if id_prefix is not None:
-            query = query.where(work.c.id.startswith(id_prefix, autoescape=True))
+            # A range instead of LIKE, which ignores case in SQLite; ids are ASCII, so U+FFFF is past them all.
+            terms.append("id >= :first AND id < :last")
+            values |= {"first": id_prefix, "last": id_prefix + "\uffff"}
         if states is not None:
-            query = query.where(work.c.state.in_(tuple(states)))
+            terms.append(f"state IN ({_listed(values, 'state', states)})")
         if without_phases:
-            query = query.where(work.c.phase.not_in(tuple(without_phases)))
+            terms.append(f"phase NOT IN ({_listed(values, 'phase', without_phases)})")
         if before is not None:
-            query = query.where(work.c.id < before)
+            terms.append("id < :before")
+            values["before"] = before
+        query = f"{SELECT_WORK} WHERE {' AND '.join(terms)} ORDER BY id DESC LIMIT :limit"
         with self._reading() as connection:
-            return tuple(_row(found) for found in connection.execute(query).mappings())
+            return tuple(Row(**_loaded(found)) for found in connection.execute(query, values))
 
     def due(self, kinds: Collection[str], now: float) -> tuple[str, ...]:
-        query = select(work.c.id).where(work.c.kind.in_(tuple(kinds)), work.c.due_at <= now).order_by(work.c.due_at)
+        values: dict[str, Any] = {"now": now}
+        chosen = _listed(values, "kind", kinds)
+        query = f"SELECT id FROM work WHERE kind IN ({chosen}) AND due_at <= :now ORDER BY due_at"  # noqa: S608 - placeholders
         with self._reading() as connection:
-            return tuple(connection.execute(query).scalars())
+            return tuple(row_id for (row_id,) in connection.execute(query, values))
 
     def claim(
         self, row_id: str, *, owner: str, now: float, lease_s: float, is_dead: Callable[[str], bool]
     ) -> Row | None:
         with self._writing() as connection:
-            found = connection.execute(select(work).where(work.c.id == row_id)).mappings().one_or_none()
+            found = connection.execute(f"{SELECT_WORK} WHERE id = :id", {"id": row_id}).fetchone()
             if found is None:
                 return None
-            holder = found["lease_owner"]
-            if holder and found["lease_until"] > now and not is_dead(holder):
+            held = _loaded(found)
+            if held["lease_owner"] and held["lease_until"] > now and not is_dead(held["lease_owner"]):
                 return None
-            values = {"lease_owner": owner, "lease_token": found["lease_token"] + 1, "lease_until": now + lease_s}
-            connection.execute(update(work).where(work.c.id == row_id).values(values))
-            return _row({**found, **values})
+            values = {"lease_owner": owner, "lease_token": held["lease_token"] + 1, "lease_until": now + lease_s}
+            _update(connection, row_id, held["lease_token"], values)
+            return Row(**held | values)
 
     def apply(self, row: Row, change: Change | None, *, now: float, lease_s: float, release: bool) -> Row | None:
         with self._writing() as connection:
-            mine = select(work).where(work.c.id == row.id, work.c.lease_token == row.lease_token)
-            found = connection.execute(mine).mappings().one_or_none()
+            mine = {"id": row.id, "token": row.lease_token}
+            found = connection.execute(f"{SELECT_WORK} WHERE id = :id AND lease_token = :token", mine).fetchone()
             if found is None:
                 return None
+            held = _loaded(found)
             values: dict[str, Any] = {"lease_until": now + lease_s}
-            if release and found["wish"] == row.wish:
+            if release and held["wish"] == row.wish:
                 values = {"lease_owner": "", "lease_until": 0.0}
             if change is not None:
                 values |= {
@@ -129,107 +155,168 @@ class SqliteStore:
                     "due_at": change.due_at,
                     "updated_at": now,
                 }
-                if change.ended and found["ended_at"] is None:
+                if change.ended and held["ended_at"] is None:
                     values["ended_at"] = now
-                if change.message or (change.phase, change.state) != (found["phase"], found["state"]):
+                if change.message or (change.phase, change.state) != (held["phase"], held["state"]):
                     _note(connection, row.id, now, change.phase, change.state, change.message, row.lease_token)
-            guard = (work.c.id == row.id, work.c.lease_token == row.lease_token)
-            connection.execute(update(work).where(*guard).values(values))
-            return _row({**found, **values})
+            _update(connection, row.id, row.lease_token, values)
+            return Row(**held | values)
 
     def wish(self, row_id: str, wish: Wish, *, now: float) -> Row:
         with self._writing() as connection:
             row = _get(connection, row_id)
             if WISH_ORDER.index(wish) <= WISH_ORDER.index(row.wish):
                 return row
-            values = {"wish": wish, "due_at": now, "updated_at": now}
-            connection.execute(update(work).where(work.c.id == row_id).values(values))
+            _update(connection, row_id, row.lease_token, {"wish": wish, "due_at": now, "updated_at": now})
             _note(connection, row_id, now, row.phase, row.state, f"{wish} wanted", row.lease_token)
             return _get(connection, row_id)
 
     def history(self, row_id: str) -> tuple[Transition, ...]:
-        query = select(transition).where(transition.c.work_id == row_id).order_by(transition.c.seq)
         with self._reading() as connection:
-            return tuple(
-                Transition(**{name: line[name] for name in ("at", "phase", "state", "message", "lease_token")})
-                for line in connection.execute(query).mappings()
-            )
+            lines = connection.execute(SELECT_TRANSITIONS, {"work_id": row_id})
+            return tuple(Transition(**dict(line)) for line in lines)
 
     @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with _translated(self.path), self._engine.connect() as connection:
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._transaction("BEGIN") as connection:
             yield connection
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with _translated(self.path), self._engine.connect() as plain:
-            connection = plain.execution_options(mlt_write=True)
-            with connection.begin():
-                yield connection
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+        """A connection of its own for each caller, whatever its thread; committed when the block ends well."""
+        with _translated(self.path):
+            connection = self._borrow()
+            try:
+                connection.execute(begin)
+                try:
+                    yield connection
+                except BaseException:
+                    if connection.in_transaction:  # a full disk makes SQLite roll back by itself
+                        connection.execute("ROLLBACK")
+                    raise
+                connection.execute("COMMIT")
+            except sqlite3.Error:
+                connection.close()
+                raise
+            except BaseException:
+                self._give_back(connection)
+                raise
+            self._give_back(connection)
+
+    def _borrow(self) -> sqlite3.Connection:
+        with self._lock:
+            if self._pid != os.getpid():
+                # Connections must not be carried across a fork (SQLite, "How To Corrupt"); they are left to the parent.
+                self._idle, self._pid = [], os.getpid()
+            if self._idle:
+                return self._idle.pop()
+        return connect(self.path)
+
+    def _give_back(self, connection: sqlite3.Connection) -> None:
+        with self._lock:
+            self._idle.append(connection)
+
+    def _migrate(self, now: float) -> None:
+        from sqlalchemy import NullPool, create_engine, event
+
+        from ml_toolbox.state import schema
+
+        engine = create_engine("sqlite://", creator=lambda: connect(self.path), poolclass=NullPool)
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        with _translated(self.path), engine.begin() as connection:
+            schema.migrate(connection, now)
 
 
-_COLUMNS = tuple(column.name for column in work.columns)
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection with our settings; transactions are begun by statement, not by the driver's own idea of when."""
+    with _translated(path):
+        connection = sqlite3.connect(path, timeout=_BUSY_S, check_same_thread=False, isolation_level=None)
+        try:
+            connection.row_factory = sqlite3.Row
+            # busy_timeout comes first: switching to WAL needs the lock for a moment when two processes make the file together.
+            for pragma in ("busy_timeout=30000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+                connection.execute(f"PRAGMA {pragma}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
 
-def _is_current(connection: Connection) -> bool:
-    """Whether the schema is this release's, asked in one cheap read so that the common start takes no write lock."""
-    known = connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'").first()
+def _version(connection: sqlite3.Connection) -> int:
+    """The schema's version, asked in cheap reads so that the common start takes no write lock; 0 for a new file."""
+    known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'").fetchone()
     if known is None:
-        return False
-    version = connection.execute(
-        select(schema.schema_version.c.version).order_by(schema.schema_version.c.version.desc())
-    )
-    return version.scalars().first() == len(schema.MIGRATIONS)
-
-
-def _configure(dbapi_connection: sqlite3.Connection, _record: object) -> None:
-    # The driver's own idea of when to begin a transaction is switched off: `_begin` says it explicitly.
-    dbapi_connection.isolation_level = None
-    cursor = dbapi_connection.cursor()
-    # busy_timeout comes first: switching to WAL needs the lock for a moment when two processes make the file together.
-    for pragma in (f"busy_timeout={int(_BUSY_S * 1000)}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin(connection: Connection) -> None:
-    immediate = connection.get_execution_options().get("mlt_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+        return 0
+    return int(connection.execute("SELECT max(version) FROM schema_version").fetchone()[0] or 0)
 
 
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
     try:
         yield
-    except exc.IntegrityError:
+    except sqlite3.IntegrityError:
         raise
-    except exc.DBAPIError as error:
-        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+    except Exception as error:  # the driver's error, bare or wrapped by SQLAlchemy during a migration; all others go on
+        cause = getattr(error, "orig", error)
+        if not isinstance(cause, sqlite3.Error):
+            raise
+        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise Invalid(
                 f"{path} is not a readable state database",
                 hint="move the file away to start empty; jobs and models themselves are kept elsewhere",
                 resource=str(path),
             ) from error
-        raise Unavailable(f"the state database {path} cannot be used: {error.orig}", resource=str(path)) from error
+        raise Unavailable(f"the state database {path} cannot be used: {cause}", resource=str(path)) from error
 
 
-def _get(connection: Connection, row_id: str) -> Row:
-    found = connection.execute(select(work).where(work.c.id == row_id)).mappings().one_or_none()
+def _get(connection: sqlite3.Connection, row_id: str) -> Row:
+    found = connection.execute(f"{SELECT_WORK} WHERE id = :id", {"id": row_id}).fetchone()
     if found is None:
         raise NotFound(f"no row {row_id}", resource=row_id)
-    return _row(found)
+    return Row(**_loaded(found))
 
 
-def _row(values: RowMapping | dict[str, Any]) -> Row:
-    return Row(**{name: values[name] for name in _COLUMNS})
+def _update(connection: sqlite3.Connection, row_id: str, token: int, values: Mapping[str, Any]) -> None:
+    """Guarded by the fencing token, although the caller has just compared it in the same transaction."""
+    changes = ", ".join(f"{name} = :{name}" for name in values)
+    guard = {"guard_id": row_id, "guard_token": token}
+    statement = f"UPDATE work SET {changes} WHERE id = :guard_id AND lease_token = :guard_token"  # noqa: S608 - our own names
+    connection.execute(statement, _stored(values) | guard)
 
 
 def _note(
-    connection: Connection, row_id: str, now: float, phase: str, state: str, message: str, lease_token: int
+    connection: sqlite3.Connection, row_id: str, now: float, phase: str, state: str, message: str, lease_token: int
 ) -> None:
-    connection.execute(
-        insert(transition).values(
-            work_id=row_id, at=now, phase=phase, state=state, message=message, lease_token=lease_token
-        )
-    )
+    values = {
+        "work_id": row_id,
+        "at": now,
+        "phase": phase,
+        "state": state,
+        "message": message,
+        "lease_token": lease_token,
+    }
+    connection.execute(INSERT_TRANSITION, values)
+
+
+def _stored(values: Mapping[str, Any]) -> dict[str, Any]:
+    # str() because states and phases are enumerations, which the driver would not know.
+    plain = {name: str(value) if isinstance(value, str) else value for name, value in values.items()}
+    return plain | {name: json.dumps(dict(values[name])) for name in _JSON_COLUMNS if name in values}
+
+
+def _loaded(found: sqlite3.Row) -> dict[str, Any]:
+    values = dict(found)
+    return values | {name: json.loads(values[name]) for name in _JSON_COLUMNS}
+
+
+def _listed(values: dict[str, Any], prefix: str, items: Collection[str]) -> str:
+    """Placeholders for the items, whose values are added to ``values``."""
+    names = [f"{prefix}_{number}" for number in range(len(items))]
+    values.update(zip(names, map(str, items), strict=True))
+    return ", ".join(f":{name}" for name in names)
