@@ -64,7 +64,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(*columns, box=SIMPLE_HEAD, title=title or None, title_justify="left", header_style="bold")
+        table = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", header_style="bold")
+        for number, column in enumerate(columns):
+            # What is typed into the next command stays whole; the rest may wrap on a narrow terminal.
+            table.add_column(column, no_wrap=number == 0, min_width=len(texts[0][0]) if number == 0 else None)
         for row in texts:
             table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
         Console().print(table)
@@ -112,6 +115,11 @@ def when(timestamp: float | None) -> str:
     if not timestamp:
         return ""
     return datetime.fromtimestamp(timestamp).strftime("%Y-%m-%d %H:%M:%S") if sys.stdout.isatty() else iso(timestamp)
+
+
+def short_id(full: str) -> str:
+    """On a terminal the beginning of an id, long enough to name it; in pipes all of it."""
+    return full[:14] if sys.stdout.isatty() else full
 
 
 def duration(seconds: float | None) -> str:
