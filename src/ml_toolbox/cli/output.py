@@ -66,8 +66,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
 
         table = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", header_style="bold")
         for number, column in enumerate(columns):
-            # What is typed into the next command stays whole; the rest may wrap on a narrow terminal.
-            table.add_column(column, no_wrap=number == 0, min_width=len(texts[0][0]) if number == 0 else None)
+            # What is typed into the next command stays on one line; the rest may wrap, but nothing is cut off.
+            widest = max(len(row[number]) for row in texts)
+            whole = number == 0 and widest <= _WHOLE_COLUMN
+            table.add_column(column, no_wrap=whole, min_width=widest if whole else None, overflow="fold")
         for row in texts:
             table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
         Console().print(table)
@@ -76,6 +78,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     for row in [list(columns), *texts]:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
+
+_WHOLE_COLUMN = 32  # a guess: leaves room for the others on 80 columns
 
 _STYLES = {
     "succeeded": "green",
