@@ -68,7 +68,8 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
                   "data export breast-cancer out.parquet", "data get breast-cancer:1 copy")),
     ("Planning", "Nothing is launched, no credentials are needed.", (f"plan {TRAIN.removeprefix('train ')}",)),
     ("Training", "", (TRAIN, "!cat spec.yaml", "train spec.yaml", "train slow.py --detach", "jobs list", "jobs stop slow",
-                      "train broken.py", "jobs show cancer", "jobs logs broken", "jobs delete broken --yes")),
+                      "jobs logs -f cancer", "train broken.py", "jobs show cancer", "jobs logs broken",
+                      "jobs delete broken --yes")),
     ("Models", "", ("models list", "models versions cancer", "models compare cancer 1 2", "models promote cancer:1 Production",
                     "models promote cancer:2 Production --archive-existing", "models alias cancer:2 champion",
                     "models show cancer@champion", "models list --filter 'metrics.accuracy > 0.9 and stage = \"Production\"'",
@@ -79,7 +80,8 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
                      "predict cancer --input rows.csv --json",
                      "predict cancer --input wrong.csv", "endpoints list",
                      "endpoints traffic cancer v2=50", "endpoints scale cancer 2",
-                     "endpoints show cancer", "endpoints logs cancer")),
+                     "endpoints show cancer", "endpoints logs cancer",
+                     "!timeout --signal INT 4 mltoolbox serve cancer:1 --port 0")),
     ("The same from Python", "", ("!cat tour.py", "!python tour.py")),
     ("Cleaning up", "", ("endpoints delete cancer --yes", "endpoints list", "jobs list --json")),
 )  # fmt: skip
@@ -98,7 +100,7 @@ class Recorder:
             arguments[0] = str(Path(sys.executable).parent / arguments[0])
         environment = {
             **os.environ, "MLTOOLBOX_HOME": str(self.folder / "home"), "MLTOOLBOX_ACTOR": "ada", "COLUMNS": "110",
-            "PYTHONUNBUFFERED": "1",
+            "PYTHONUNBUFFERED": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }  # fmt: skip
         result = subprocess.run(
             arguments,

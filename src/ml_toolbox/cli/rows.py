@@ -28,9 +28,10 @@ def read_rows(source: str) -> list[Any]:
             raise Invalid(
                 f"{source} is not UTF-8 text", hint="give CSV, JSON or JSON lines", field="--input"
             ) from error
-    rows = _parse(text, ending, source)
+    named = "standard input" if source == "-" else source
+    rows = _parse(text, ending, named)
     if not rows:
-        raise Invalid(f"{source} holds no rows", field="--input")
+        raise Invalid(f"{named} holds no rows", field="--input")
     return rows
 
 

@@ -272,7 +272,11 @@ def _translated(path: Path) -> Iterator[None]:
                 hint="move the file away to start empty; jobs and models themselves are kept elsewhere",
                 resource=str(path),
             ) from error
-        raise Unavailable(f"the state database {path} cannot be used: {cause}", resource=str(path)) from error
+        raise Unavailable(
+            f"the state database {path} cannot be used: {cause}",
+            hint="check free space and permissions there, and that no other program holds the file",
+            resource=str(path),
+        ) from error
 
 
 def _get(connection: sqlite3.Connection, row_id: str) -> Row:
