@@ -11,9 +11,6 @@ from ml_toolbox.engine.rows import Change, Row, Transition, Wish
 class Store(Protocol):
     """Rows, leases and history in one transactional place. Safe to use from many threads and many processes at once."""
 
-    def install_id(self) -> str:
-        """The id of this installation, made once and kept for ever; part of every owner tag."""
-
     def insert(self, row: Row, *, owner: str = "", lease_s: float = 0.0) -> Row:
         """Write a new row, already leased to ``owner`` when one is given. ``Conflict`` when the id exists."""
 
