@@ -1,6 +1,6 @@
 """What the store asks of its database, as SQL text: valid on SQLite and PostgreSQL, values only as named parameters.
 
-Text instead of SQLAlchemy's expressions, because importing SQLAlchemy (0.13 s measured) would be a third of the time
+Text instead of SQLAlchemy's expressions, because importing SQLAlchemy (0.13 s measured) would nearly double the time
 until a job's first line. A test runs every statement against the tables of :mod:`schema`, so the two cannot drift apart.
 """
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Table, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 
 from ml_toolbox.engine.rows import Row, Transition
 from ml_toolbox.state import ddl, schema, statements
@@ -94,8 +94,9 @@ def test_a_row_is_read_whole(migrated: sqlite3.Connection) -> None:
 def test_the_text_that_makes_a_database_is_the_schema_compiled() -> None:
     wanted: list[str] = []
     for table in schema.metadata.sorted_tables:
-        made = [CreateTable(table), *map(CreateIndex, sorted(table.indexes, key=lambda index: str(index.name)))]
-        wanted += [" ".join(str(element.compile(dialect=sqlite.dialect())).split()) for element in made]  # type: ignore[no-untyped-call]
+        indexes = sorted(table.indexes, key=lambda index: str(index.name))
+        made: list[ExecutableDDLElement] = [CreateTable(table), *map(CreateIndex, indexes)]
+        wanted += [" ".join(str(element.compile(dialect=sqlite.dialect())).split()) for element in made]
     assert [" ".join(statement.split()) for statement in ddl.CREATE] == wanted
     assert len(schema.MIGRATIONS) == ddl.VERSION
 
