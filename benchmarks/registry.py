@@ -369,7 +369,7 @@ def report(arguments: argparse.Namespace, writers: list[list[str]], reads: list[
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return f"""# Model registry
 
-`python benchmarks/registry.py{" --quick" if arguments.quick else ""}` on {platform.platform()}, {os.cpu_count()} cores,
+`python benchmarks/registry.py{" --quick" if arguments.quick else ""}` on {platform.system()}, {os.cpu_count()} cores,
 Python {platform.python_version()}; load averages at the end {load}. Medians of {arguments.rounds} interleaved rounds.
 
 MLflow is `MlflowClient` straight on its SQL store, without a server in between: `create_model_version` with a

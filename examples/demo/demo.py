@@ -102,23 +102,23 @@ def main() -> int:
 
 
 def play(steps: Steps) -> None:
-    with steps.timed("Write a real dataset to CSV and store it as a dataset version"):
+    with steps.timed("Store a real dataset from CSV"):
         write_csv()
         mltoolbox("data", "put", "breast-cancer", str(CSV), "--description", "Wisconsin breast cancer, 569 rows")
-    with steps.timed("Plan: what would happen, and what it would cost elsewhere"):
+    with steps.timed("Plan"):
         mltoolbox("plan", *training(n_estimators=10, max_depth=2))
-    with steps.timed("Train version 1 with a plain scikit-learn script"):
+    with steps.timed("Train version 1"):
         mltoolbox("train", *training(n_estimators=10, max_depth=2))
         mltoolbox("models", "list")
-    with steps.timed("Deploy version 1 and ask it"):
+    with steps.timed("Deploy version 1, ask it"):
         mltoolbox("deploy", f"{MODEL}:1", "--endpoint", ENDPOINT)
         mltoolbox("predict", ENDPOINT, "--input", str(HOME / "rows.csv"))
-    with steps.timed("Train version 2 with other hyper-parameters, and compare"):
+    with steps.timed("Train version 2, compare"):
         mltoolbox("train", *training(n_estimators=200, max_depth=8))
         mltoolbox("models", "compare", MODEL, "1", "2")
-    with steps.timed("Deploy version 2 beside version 1, at 10 %"):
+    with steps.timed("Version 2 beside it, at 10 %"):
         mltoolbox("deploy", f"{MODEL}:2", "--endpoint", ENDPOINT, "--weight", "10")
-    with steps.timed("Send 1,000 requests and count who answered"):
+    with steps.timed("Send 1,000 requests"):
         count_answers(1000)
     with steps.timed("All traffic to version 2"):
         mltoolbox("endpoints", "traffic", ENDPOINT, "v2=100")

@@ -29,7 +29,7 @@ class Home:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.store = SqliteStore(root / "state.db")
-        context = ProviderContext(home=root, install="crash-tests", settings={"max_concurrent_jobs": 8})
+        context = ProviderContext(home=root, install="crash", settings={"max_concurrent_jobs": 8})
         self.backend = LocalJobBackend(context)
         self.training = Training(
             self.store, lambda _name: self.backend, home=root, install=context.install, register=self._register

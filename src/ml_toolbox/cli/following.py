@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import threading
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import click
 
@@ -17,6 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from ml_toolbox.features.training import JobRecord, Training
+    from ml_toolbox.ports.jobs import LogLine
 
 _LOOK_EVERY_S = 0.3
 
@@ -27,11 +26,11 @@ def follow(training: Training, job_id: str, *, as_json: bool = False) -> int:
     With ``as_json`` the lines go to stderr and the final record to stdout.
     """
     try:
-        with _progress(training, job_id, enabled=not as_json):
+        with _Screen(training, job_id, to_stderr=as_json) as screen:
             for line in training.logs(job_id, follow=True):
-                if line.stream == "system" and line.text.startswith("failed: "):
-                    continue  # the closing sentence says the same, with the next step
-                click.echo(line.text, err=as_json or line.stream != "out")
+                # The closing sentence says the same, with the next step.
+                if not (line.stream == "system" and line.text.startswith("failed: ")):
+                    screen.show(line)
         record = training.wait(job_id)
     except KeyboardInterrupt:
         click.echo("\nstopping the job (Ctrl-C again leaves it to stop by itself) ...", err=True)
@@ -70,44 +69,58 @@ def _mark(word: str, colour: str) -> str:
     return click.style(word, fg=colour, bold=True)
 
 
-@contextlib.contextmanager
-def _progress(training: Training, job_id: str, *, enabled: bool) -> Iterator[None]:
-    """A bar below the lines, once the job reports progress; a thread looks, so that a silent script moves it too."""
-    if not enabled or not sys.stdout.isatty():
-        yield
-        return
-    done = threading.Event()
-    thread = threading.Thread(target=_show, args=(training, job_id, done), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+class _Screen:
+    """Where a job's lines go while a bar may stand below them. A thread looks for progress, so that a silent script moves
+    the bar too; without a terminal there is neither thread nor bar."""
+
+    def __init__(self, training: Training, job_id: str, *, to_stderr: bool) -> None:
+        self._training = training
+        self._job_id = job_id
+        self._to_stderr = to_stderr
+        self._bar: Progress | None = None
+        self._lock = threading.Lock()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Self:
+        if sys.stdout.isatty() and not self._to_stderr:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, line: LogLine) -> None:
+        with self._lock:
+            if self._bar is not None:
+                # Through the bar's own console: anything written past it would be wiped out with the bar.
+                self._bar.console.print(line.text, markup=False, highlight=False, soft_wrap=True)
+            else:
+                click.echo(line.text, err=self._to_stderr or line.stream != "out")
+
+    def _look(self) -> None:
+        task = None
+        while not self._done.wait(_LOOK_EVERY_S):
+            record = self._training.get(self._job_id)
+            if record.progress is None or record.state.is_final:
+                continue
+            with self._lock:
+                if self._bar is None:
+                    self._bar = _new_bar()
+                    self._bar.start()
+                    task = self._bar.add_task(record.name, total=1.0)
+                epoch = f" epoch {record.epoch}" if record.epoch is not None else ""
+                if task is not None:
+                    self._bar.update(task, completed=record.progress, description=f"{record.name}{epoch}")
 
 
-def _show(training: Training, job_id: str, done: threading.Event) -> None:
-    bar: Progress | None = None
-    task = None
-    while not done.wait(_LOOK_EVERY_S):
-        record = training.get(job_id)
-        if record.progress is None or record.state.is_final:
-            continue
-        if bar is None:
-            # Loaded only now: a job that reports nothing pays nothing for the bar.
-            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+def _new_bar() -> Progress:
+    # Loaded only now: a job that reports nothing pays nothing for the bar.
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-            bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TimeRemainingColumn(),
-                transient=True,
-            )
-            bar.start()
-            task = bar.add_task(record.name, total=1.0)
-        epoch = f" epoch {record.epoch}" if record.epoch is not None else ""
-        if task is not None:
-            bar.update(task, completed=record.progress, description=f"{record.name}{epoch}")
-    if bar is not None:
-        bar.stop()
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    return Progress(*columns, transient=True)

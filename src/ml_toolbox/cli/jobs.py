@@ -9,7 +9,7 @@ import click
 from ml_toolbox.app import Toolbox
 from ml_toolbox.base.clock import iso
 from ml_toolbox.base.errors import NotYet
-from ml_toolbox.cli.output import duration, json_option, number, print_fields, print_json, print_table, when
+from ml_toolbox.cli.output import duration, json_option, number, print_fields, print_json, print_table, short_id, when
 from ml_toolbox.cli.parameters import confirm, yes_option
 
 
@@ -33,7 +33,7 @@ def list_jobs(limit: int, as_json: bool) -> None:
         return
     rows = [
         (
-            j.id,
+            short_id(j.id),
             j.name,
             j.state.value,
             "" if j.progress is None or j.state.is_final else f"{j.progress:.0%}",

@@ -64,7 +64,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(*columns, box=SIMPLE_HEAD, title=title or None, title_justify="left", header_style="bold")
+        table = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", header_style="bold")
+        for number, column in enumerate(columns):
+            # What is typed into the next command stays on one line; the rest may wrap, but nothing is cut off.
+            widest = max(len(row[number]) for row in texts)
+            whole = number == 0 and widest <= _WHOLE_COLUMN
+            table.add_column(column, no_wrap=whole, min_width=widest if whole else None, overflow="fold")
         for row in texts:
             table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
         Console().print(table)
@@ -73,6 +78,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     for row in [list(columns), *texts]:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
+
+_WHOLE_COLUMN = 32  # a guess: leaves room for the others on 80 columns
 
 _STYLES = {
     "succeeded": "green",
@@ -112,6 +119,11 @@ def when(timestamp: float | None) -> str:
     if not timestamp:
         return ""
     return datetime.fromtimestamp(timestamp).strftime("%Y-%m-%d %H:%M:%S") if sys.stdout.isatty() else iso(timestamp)
+
+
+def short_id(full: str) -> str:
+    """On a terminal the beginning of an id, long enough to name it; in pipes all of it."""
+    return full[:14] if sys.stdout.isatty() else full
 
 
 def duration(seconds: float | None) -> str:

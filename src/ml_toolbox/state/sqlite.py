@@ -84,7 +84,7 @@ class SqliteStore:
         values = {
             "kind": kind,
             "name": name,
-            "id_prefix": None if id_prefix is None else statements.starting_with(id_prefix),
+            "id_prefix": id_prefix,
             "before": before,
             "limit": limit,
             **statements.listed("state", states or ()),

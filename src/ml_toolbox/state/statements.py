@@ -55,12 +55,13 @@ def find(
     *, name: bool, id_prefix: bool, before: bool, states: Collection[str] | None, without_phases: Collection[str]
 ) -> str:
     """Rows of ``:kind``, newest first, at most ``:limit``, with the conditions wanted on ``:name``, ``:before`` and
-    ``:id_prefix`` (a pattern made by :func:`starting_with`)."""
+    ``:id_prefix``."""
     conditions = ["kind = :kind"]
     if name:
         conditions.append("name = :name")
     if id_prefix:
-        conditions.append("id LIKE :id_prefix ESCAPE '/'")
+        # Not LIKE, which ignores case in SQLite alone; nor a range, whose end depends on PostgreSQL's collation.
+        conditions.append("substr(id, 1, length(:id_prefix)) = :id_prefix")
     if states is not None:
         # No database row is in an empty list, and only SQLite accepts `IN ()`.
         conditions.append(f"state IN ({_markers('state', states)})" if states else "1 = 0")
@@ -80,11 +81,6 @@ def due(kinds: Collection[str]) -> str:
 def listed(word: str, values: Collection[str]) -> dict[str, str]:
     """The parameters of a list in :func:`find` (``state``, ``phase``) or :func:`due` (``kind``)."""
     return {f"{word}_{number}": value for number, value in enumerate(values)}
-
-
-def starting_with(prefix: str) -> str:
-    """The pattern of LIKE that matches exactly what starts with ``prefix``."""
-    return prefix.replace("/", "//").replace("%", "/%").replace("_", "/_") + "%"
 
 
 def _markers(word: str, values: Collection[str]) -> str:

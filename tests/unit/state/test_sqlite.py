@@ -76,6 +76,8 @@ def test_find_pages_newest_first(store: SqliteStore) -> None:
     assert [found.id for found in store.find("job", name="n1", states=["t"])] == ["id-9", "id-7", "id-5"]
     assert [found.id for found in store.find("job", id_prefix="id-3")] == ["id-3"]
     assert store.find("job", id_prefix="id_3") == (), "no wildcard of LIKE gets through"
+    assert store.find("job", id_prefix="ID-3") == (), "the case counts"
+    assert store.find("job", states=[]) == ()
     assert store.find("job", without_phases=["p"]) == ()
     assert store.find("endpoint") == ()
 
@@ -224,6 +226,19 @@ def test_many_processes_make_and_use_one_database(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "state.db")
     assert len(store.find("job")) == 80
     store.close()
+
+
+def test_a_store_is_made_and_used_without_sqlalchemy(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from ml_toolbox.state.sqlite import SqliteStore\n"
+        "SqliteStore(Path(sys.argv[1])).find('job')\n"
+        "print('sqlalchemy' in sys.modules)\n"
+    )
+    for _ in range(2):  # the first makes the database, the second finds it
+        command = [sys.executable, "-c", program, str(tmp_path / "state.db")]
+        told = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert told.stdout.strip() == "False"
 
 
 class Model(RuleBasedStateMachine):

@@ -136,7 +136,7 @@ async def _serve(options: argparse.Namespace, spec: ServeSpec, threads: int) -> 
     first.result()
     await server.listen(sock)
     host, port = sock.getsockname()[:2]
-    logging.getLogger("mlt.serve").info("serving %s on http://%s:%d", spec.name, host, port)
+    logging.getLogger("mlt.serve").info("serving %s on http://%s:%d (try it: /docs)", spec.name, host, port)
     if options.spec:
         tasks.append(loop.create_task(server.watch(options.spec, changed)))
     await stopped

@@ -54,7 +54,7 @@ def _port(process: subprocess.Popen[str]) -> int:
         if not data:
             break
         seen += data.decode()
-        found = re.search(r"serving \S+ on http://127\.0\.0\.1:(\d+)\n", seen)
+        found = re.search(r"serving \S+ on http://127\.0\.0\.1:(\d+) ", seen)
         if found:
             return int(found[1])
     raise AssertionError(f"it did not start: {seen}")
