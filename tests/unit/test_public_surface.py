@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import ml_toolbox
 
@@ -34,6 +36,29 @@ def test_help_loads_no_command_and_nothing_heavy() -> None:
     heavy = [name for name in FORBIDDEN if name in loaded and name not in ("click",)]
     assert heavy == []
     assert [name for name in loaded if name.startswith("ml_toolbox.cli.")] == ["ml_toolbox.cli.main"]
+
+
+def test_training_loads_neither_a_database_library_nor_an_event_loop(tmp_path: Path) -> None:
+    """From Enter to the first line of a script nothing is imported that the job itself does not need."""
+    (tmp_path / "hello.py").write_text("print('hello from the job')\n")
+    program = (
+        "import atexit, json, sys\n"
+        "from pathlib import Path\n"
+        "atexit.register(lambda: Path('modules.json').write_text(json.dumps(sorted(sys.modules))))\n"
+        "from ml_toolbox.cli.main import main\n"
+        "main(['train', 'hello.py'])\n"
+    )
+    environment = {**os.environ, "MLTOOLBOX_HOME": str(tmp_path / "home")}
+    for _ in range(2):  # the first makes the database, the second finds it
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert "hello from the job" in done.stdout
+        loaded = set(json.loads((tmp_path / "modules.json").read_text()))
+        assert "ml_toolbox.state.sqlite" in loaded, "the job went through the state"
+        heavy = [name for name in (*FORBIDDEN, "asyncio", "ssl") if name in loaded and name != "click"]
+        assert heavy == []
 
 
 def test_every_public_name_resolves() -> None:

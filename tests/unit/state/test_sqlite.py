@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,10 +15,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from ml_toolbox.base.errors import Conflict, Invalid, NotFound, Unsupported
+from ml_toolbox.base.errors import Conflict, Invalid, NotFound, Unavailable, Unsupported
 from ml_toolbox.engine.owners import is_dead, this_owner
 from ml_toolbox.engine.rows import WISH_ORDER, Change, Row
-from ml_toolbox.state import schema, sqlite
+from ml_toolbox.state import connections, ddl, schema
 from ml_toolbox.state.sqlite import SqliteStore
 
 
@@ -76,6 +76,8 @@ def test_find_pages_newest_first(store: SqliteStore) -> None:
     assert [found.id for found in store.find("job", name="n1", states=["t"])] == ["id-9", "id-7", "id-5"]
     assert [found.id for found in store.find("job", id_prefix="id-3")] == ["id-3"]
     assert store.find("job", id_prefix="id_3") == (), "no wildcard of LIKE gets through"
+    assert store.find("job", id_prefix="ID-3") == (), "the case counts"
+    assert store.find("job", states=[]) == ()
     assert store.find("job", without_phases=["p"]) == ()
     assert store.find("endpoint") == ()
 
@@ -116,7 +118,7 @@ def test_an_older_schema_is_brought_forward_once(tmp_path: Path, monkeypatch: py
         connection.exec_driver_sql("ALTER TABLE work ADD COLUMN later TEXT")  # type: ignore[attr-defined]
 
     monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, add))
-    monkeypatch.setattr(sqlite, "SCHEMA_VERSION", sqlite.SCHEMA_VERSION + 1)
+    monkeypatch.setattr(ddl, "VERSION", len(schema.MIGRATIONS))
     for _ in range(2):
         store = SqliteStore(path)
         assert store.get("a").id == "a"
@@ -131,6 +133,80 @@ def test_a_file_that_is_no_database_is_refused_with_its_name(tmp_path: Path) -> 
     path.write_text("this is no database, and long enough to be looked at as one" * 20)
     with pytest.raises(Invalid, match=r"state\.db"):
         SqliteStore(path)
+
+
+def test_a_lock_that_is_not_given_back_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "BUSY_S", 0.01)
+    store = SqliteStore(tmp_path / "state.db")
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unavailable, match="locked"):
+        store.insert(row())
+    other.execute("ROLLBACK")
+    other.close()
+    assert store.insert(row()).id == "a", "the connection is of use again"
+    store.close()
+
+
+def test_a_full_disk_loses_nothing_and_is_unavailable(store: SqliteStore) -> None:
+    store.insert(row())
+    with store._writing() as connection:  # the limit stands for a disk: SQLite answers both with SQLITE_FULL
+        connection.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(Unavailable, match="full"):
+        store.insert(row("b", data={"x": "y" * 100_000}))
+    assert [found.id for found in store.find("job")] == ["a"]
+    assert len(store.history("b")) == 0
+    assert store.insert(row("b")).id == "b"
+
+
+def test_a_path_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "state.db").mkdir()
+    with pytest.raises(Unavailable, match=r"state\.db"):
+        SqliteStore(tmp_path / "state.db")
+
+
+def test_a_failed_write_leaves_nothing_begun(store: SqliteStore) -> None:
+    store.insert(row(), owner="o", lease_s=5.0)
+
+    def interrupted(_owner: str) -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.claim("a", owner="p", now=2.0, lease_s=5.0, is_dead=interrupted)
+    assert store.wish("a", "stop", now=2.0).wish == "stop", "the write lock was given back"
+
+
+def test_many_threads_use_one_store(store: SqliteStore) -> None:
+    def write(thread: int) -> None:
+        for number in range(10):
+            store.insert(row(f"{thread}-{number}"))
+            store.get(f"{thread}-{number}")
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(write, range(8)))
+    assert len(store.find("job")) == 80
+
+
+def test_a_forked_child_uses_connections_of_its_own(tmp_path: Path) -> None:
+    program = (
+        "import os, sys; from pathlib import Path\n"
+        "from ml_toolbox.state.sqlite import SqliteStore\n"
+        "from tests.unit.state.test_sqlite import row\n"
+        "store = SqliteStore(Path(sys.argv[1]))\n"
+        "store.insert(row('parent'))\n"
+        "inherited = set(map(id, store._connections._idle))\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    store.insert(row('child'))\n"
+        "    os._exit(len(inherited & set(map(id, store._connections._idle))))\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+        "store.insert(row('later'))\n"
+        "assert [found.id for found in store.find('job')] == ['parent', 'later', 'child']\n"
+        "store.close()\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "state.db")], check=True, cwd=Path(__file__).parents[3]
+    )
 
 
 def test_many_processes_make_and_use_one_database(tmp_path: Path) -> None:
@@ -152,25 +228,17 @@ def test_many_processes_make_and_use_one_database(tmp_path: Path) -> None:
     store.close()
 
 
-def test_the_statements_and_the_schema_say_the_same() -> None:
-    assert len(schema.MIGRATIONS) == sqlite.SCHEMA_VERSION
-    assert tuple(column.name for column in schema.work.columns) == sqlite.COLUMNS
-    written = {column.name for column in schema.transition.columns} - {"seq"}
-    assert written == set(re.findall(r":(\w+)", sqlite.INSERT_TRANSITION))
-    assert set(re.findall(r"[a-z_]+", sqlite.SELECT_TRANSITIONS.split("FROM")[0].removeprefix("SELECT"))) < written
-
-
-def test_a_store_that_is_there_is_used_without_sqlalchemy(tmp_path: Path) -> None:
-    path = tmp_path / "state.db"
-    SqliteStore(path).close()
+def test_a_store_is_made_and_used_without_sqlalchemy(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
         "from ml_toolbox.state.sqlite import SqliteStore\n"
         "SqliteStore(Path(sys.argv[1])).find('job')\n"
         "print('sqlalchemy' in sys.modules)\n"
     )
-    told = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "False"
+    for _ in range(2):  # the first makes the database, the second finds it
+        command = [sys.executable, "-c", program, str(tmp_path / "state.db")]
+        told = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert told.stdout.strip() == "False"
 
 
 class Model(RuleBasedStateMachine):
