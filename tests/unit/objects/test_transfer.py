@@ -263,10 +263,12 @@ def test_ctrl_c_ends_the_upload_of_a_large_file_at_its_next_piece(store: ObjectS
 
 
 DOWNLOAD = """
+import signal
 import sys
 from pathlib import Path
 from ml_toolbox.objects import open_store
 from ml_toolbox.objects.transfer import download_folder
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by children of a run in the background
 print("go", flush=True)
 while True:
     download_folder(open_store(sys.argv[1]), "", Path(sys.argv[2]))
