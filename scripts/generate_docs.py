@@ -121,14 +121,15 @@ def pages() -> dict[Path, str]:
 def main() -> int:
     check = "--check" in sys.argv[1:]
     os.environ.setdefault("MLTOOLBOX_HOME", str(ROOT / ".cache" / "docs-home"))
-    stale = [page for page, text in pages().items() if not page.exists() or page.read_text(encoding="utf-8") != text]
+    made = pages()
+    stale = [page for page, text in made.items() if not page.exists() or page.read_text(encoding="utf-8") != text]
     if check:
         for page in stale:
             print(f"stale: {page.relative_to(ROOT)} (run `make docs`)", file=sys.stderr)
         return 1 if stale else 0
     for page in stale:
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(pages()[page], encoding="utf-8")
+        page.write_text(made[page], encoding="utf-8")
         print(f"wrote {page.relative_to(ROOT)}")
     return 0
 

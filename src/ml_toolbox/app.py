@@ -261,27 +261,27 @@ class Toolbox:
         return plan_endpoint(spec, chosen, [o for o in others if o.name != backend], install=self.install)
 
     def model_files(self, model: str) -> ResolvedModel:
-        """The package of a model as local files, with the registered version it is, if it is one."""
+        """The package of a registry reference, a package folder or a URI as local files, and the version it is, if it is one.
+
+        The reference is resolved once: an alias that moves meanwhile cannot give one version's files another's name.
+        """
         from ml_toolbox.domain.models import ModelRef
         from ml_toolbox.features.serving import ResolvedModel
 
-        folder = self.model_folder(model)
-        is_registered = "://" not in model and "/" not in model and not Path(model).is_dir()
-        return ResolvedModel(str(folder), self.registry.get(ModelRef.parse(model)).ref if is_registered else "")
-
-    def model_folder(self, model: str) -> Path:
-        """A local folder with the package of a registry reference, a package folder, or a URI; verified when fetched."""
-        from ml_toolbox.domain.models import ModelRef
-
+        if "://" in model:
+            return ResolvedModel(str(self._fetched(model)), "")
         path = Path(model).expanduser()
-        if "://" not in model and (path.is_dir() or "/" in model):
+        if "/" in model or path.is_dir():
             if not path.is_dir():
                 raise NotFound(f"there is no model package {path}", resource=model)
-            return path.absolute()
-        if "://" in model:
-            return self._fetched(model)
+            return ResolvedModel(str(path.absolute()), "")
         version = self.registry.get(ModelRef.parse(model))
-        return self.registry.download(version.ref, self.home / "cache" / "packages" / version.digest)
+        folder = self.registry.download(version.ref, self.home / "cache" / "packages" / version.digest)
+        return ResolvedModel(str(folder), version.ref)
+
+    def model_folder(self, model: str) -> Path:
+        """Only the folder of :meth:`model_files`."""
+        return Path(self.model_files(model).package)
 
     def _fetched(self, uri: str) -> Path:
         """A package that lies at a URI, copied below the cache; only what changed is fetched again."""

@@ -113,6 +113,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         click.echo(f"Error: {what}", err=True)
         sys.exit(1)
     except Exception as error:
+        # The edge of the process: whatever is not an error of the tree above is ours to mend, and told as that.
         import os
 
         if os.environ.get("MLTOOLBOX_DEBUG"):
