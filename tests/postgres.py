@@ -1,8 +1,8 @@
 """A PostgreSQL server of the tests' own, from the system's binaries: one for each test process, a schema for each test.
 
-The server's files lie in a temporary folder, its port is a free one of 127.0.0.1. A small process of ours starts it and stops it as
-soon as the test process has gone, however that ended; so none is left behind. PostgreSQL refuses to run as root: then it runs as
-the user ``postgres`` that its package made, or ``nobody``.
+The server's files lie in a temporary folder, its port is a free one of 127.0.0.1. A small process of ours starts it, and stops
+it as soon as the test process has gone, however that ended; so none is left behind. PostgreSQL refuses to run as root: then it
+runs as the user ``postgres`` that its package made, or ``nobody``.
 """
 
 from __future__ import annotations
