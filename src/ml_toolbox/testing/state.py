@@ -640,18 +640,23 @@ class StoreTests:
                 store.insert(row(f"{worker}-{number}", scopes=("all", f"w{worker}")), postings=[reserve(1)])
             store.close()
 
+        posted = threading.Event()
+
         def limit() -> None:
             store = bound.open()
             start.wait()
-            for number in range(15):
-                scope = ("all", "w0", "w1")[number % 3]
-                store.set_limit(scope, "cost", "", None)
-                store.set_limit(scope, "cost", "", 1000)
-            store.close()
+            while True:
+                for scope in ("all", "w0", "w1"):
+                    store.set_limit(scope, "cost", "", None)
+                    store.set_limit(scope, "cost", "", 1000)
+                    if posted.is_set():
+                        store.close()
+                        return
 
         with ThreadPoolExecutor(5) as threads:
             setting = threads.submit(limit)
             list(threads.map(post, range(4)))
+            posted.set()
             setting.result(timeout=60)
         store = bound.open()
         sums = {
@@ -659,7 +664,8 @@ class StoreTests:
             for scope in ("all", "w0", "w1")
         }
         assert sums == {"all": 60, "w0": 15, "w1": 15}
-        assert {limit.scope: limit.held for limit in store.limits()} == sums
+        held = {limit.scope: limit.held for limit in store.limits()}
+        assert held == {scope: sums[scope] for scope in held}
         store.close()
 
     @pytest.mark.parametrize("meter", ["cost", "cost-per-hour", "running"])
