@@ -159,9 +159,9 @@ class NewLimitsStartEmpty(MemoryStore):
 class AddsUpWithoutALock(MemoryStore):
     def set_limit(self, scope: str, meter: Meter, period: Period, most: int | None) -> Limit | None:
         limit = super().set_limit(scope, meter, period, most)
-        self._limits.pop((scope, meter, period), None)
-        time.sleep(0.005)
         if limit is not None:
+            del self._limits[scope, meter, period]
+            time.sleep(0.02)
             self._limits[scope, meter, period] = limit
         return limit
 
