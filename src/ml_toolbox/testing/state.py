@@ -293,7 +293,7 @@ class StoreTests:
             first.insert(row(f"{number:02}", due_at=float(number)))
         first.close()
         taken: list[str] = []
-        start = threading.Barrier(6)
+        start = threading.Barrier(6, timeout=30.0)
 
         def work(worker: int) -> None:
             store = bound.open()
@@ -504,8 +504,10 @@ class StoreTests:
 
         with ThreadPoolExecutor(5) as threads:
             follower = threads.submit(follow)
-            list(threads.map(write, range(4)))
-            written.set()
+            try:
+                list(threads.map(write, range(4)))
+            finally:
+                written.set()
             follower.result(timeout=60)
         assert len(seen) == len(set(seen)) == 100
 
@@ -631,7 +633,7 @@ class StoreTests:
 
     def test_no_reservation_slips_through_while_a_limit_is_made(self, bound: Bound) -> None:
         """Writers post while limits come and go: each has counted every line before it, and meets every one after."""
-        start = threading.Barrier(5)
+        start = threading.Barrier(5, timeout=30.0)
 
         def post(worker: int) -> None:
             store = bound.open()
@@ -655,8 +657,10 @@ class StoreTests:
 
         with ThreadPoolExecutor(5) as threads:
             setting = threads.submit(limit)
-            list(threads.map(post, range(4)))
-            posted.set()
+            try:
+                list(threads.map(post, range(4)))
+            finally:
+                posted.set()
             setting.result(timeout=60)
         store = bound.open()
         sums = {
@@ -673,7 +677,7 @@ class StoreTests:
         first = bound.open()
         first.set_limit("all", meter, "", 10)
         first.close()
-        start = threading.Barrier(6)
+        start = threading.Barrier(6, timeout=30.0)
 
         def ask(worker: int) -> int:
             store, granted = bound.open(), 0
