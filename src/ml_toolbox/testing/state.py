@@ -633,16 +633,15 @@ class StoreTests:
 
     def test_no_reservation_slips_through_while_a_limit_is_made(self, bound: Bound) -> None:
         """Writers post while limits come and go: each has counted every line before it, and meets every one after."""
-        start = threading.Barrier(5, timeout=30.0)
+        start, posted = threading.Barrier(5, timeout=30.0), threading.Event()
 
         def post(worker: int) -> None:
             store = bound.open()
             start.wait()
             for number in range(15):
                 store.insert(row(f"{worker}-{number}", scopes=("all", f"w{worker}")), postings=[reserve(1)])
+                posted.wait(0.002)  # else a fast store has posted everything before the first limit is made
             store.close()
-
-        posted = threading.Event()
 
         def limit() -> None:
             store = bound.open()
