@@ -87,6 +87,7 @@ class PostgresDatabase:
 
     def __init__(self, url: str, clock: Clock | None = None) -> None:
         self._clock = clock
+        self._url = url
         self._options, self.name = _parsed(url)
         self._connections: Connections[_Connection] = Connections(self._open)
         self._read_at = float("-inf")
