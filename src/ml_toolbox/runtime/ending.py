@@ -16,5 +16,8 @@ def record_lost(layout: Layout, what: str) -> None:
 
     status = read_json(layout.status) or {}
     if status.get("state") not in FINAL_STATES and os.path.isdir(layout.root):
-        ended = {"state": "failed", "failure": digest.of_lost(what), "ended_at": time.time()}
+        # Whoever was told that the capacity goes may die of it, the supervisor too.
+        preempted = os.path.exists(layout.preempt) and not os.path.exists(layout.stop)
+        failure = digest.of_preemption() if preempted else digest.of_lost(what)
+        ended = {"state": "failed", "failure": failure, "ended_at": time.time()}
         write_json(layout.status, {**status, **ended}, durable=True)

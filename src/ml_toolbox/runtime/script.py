@@ -30,6 +30,10 @@ def main(arguments: list[str]) -> int:
         status = _run(layout, arguments[1], arguments[2:])
         if status != 0:
             return status
+        if _left_early(layout):
+            write_json(layout.result, {"model": None, "left_early": True})
+            return 0
+    _shield()
     write_json(layout.result, capture(layout))
     return 0
 
@@ -79,6 +83,22 @@ def _report(error: BaseException, layout: Layout) -> None:
         traceback = traceback.tb_next
     sys.excepthook(type(error), error.with_traceback(traceback), traceback)
     sys.stderr.flush()
+
+
+def _left_early(layout: Layout) -> bool:
+    """Whether the capacity is being taken away and the script knew: then its end is not the end of its work."""
+    if not os.path.exists(layout.preempt):
+        return False
+    from ml_toolbox.runtime import helpers
+
+    return helpers.was_told()
+
+
+def _shield() -> None:
+    """From here on only the kill at the end of the grace period ends this process: what was trained is kept if it can be."""
+    import signal
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _join_threads() -> None:
