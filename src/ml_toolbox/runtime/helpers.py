@@ -133,7 +133,9 @@ def should_stop() -> bool:
     """Whether the job was asked to stop, or the machine is going away: finish the step, save, and return.
 
     A script that has been told so and then ends counts as interrupted: after a preemption another attempt goes on from its
-    last checkpoint.     The first call also makes SIGTERM set this flag instead of ending the process at once, so call it before a stop may
+    last checkpoint.
+
+    The first call also makes SIGTERM set this flag instead of ending the process at once, so call it before a stop may
     come, at the top of the loop. A handler of your own is left alone. Outside a job it answers to SIGTERM alike.
     """
     _listen()

@@ -123,7 +123,8 @@ class Watch:
                     memory_at = now
                     used = self._memory_used()
                     if used > self._job.memory_bytes:
-                        reason, kill_at = "memory", now
+                        # While the capacity goes anyway, that is why it ended: the next attempt shows whether it is enough.
+                        reason, kill_at = reason if reason == "preempt" else "memory", now
                 if now >= kill_at and running:
                     self._kill_all()
         code = child.wait()
