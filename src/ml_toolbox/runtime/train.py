@@ -16,6 +16,7 @@ from typing import Any
 from ml_toolbox.base import processes
 from ml_toolbox.runtime import dialects, digest, guardian, mlflow_files, staging
 from ml_toolbox.runtime.child import Child, Ended
+from ml_toolbox.runtime.ending import why_lost
 from ml_toolbox.runtime.job import Layout, RuntimeJob, read_json, write_json
 from ml_toolbox.runtime.output import Log
 from ml_toolbox.runtime.places import Held, Line
@@ -163,7 +164,7 @@ class Supervisor:
         if self.watch.preempt_wanted():
             raise NotStarted("failed", digest.of_preemption())
         if os.getppid() != self.guardian:
-            raise NotStarted("failed", digest.of_lost("its guardian was killed"))
+            raise NotStarted("failed", why_lost(self.layout, "its guardian was killed"))
 
     def _prepare(self) -> str:
         """The interpreter to use, after the command that makes its environment has run."""
@@ -226,7 +227,7 @@ class Supervisor:
             case "timeout":
                 return "failed", digest.of_timeout(self.job.max_duration_s), {}
             case "guardian":
-                return "failed", digest.of_lost("its guardian was killed"), {}
+                return "failed", why_lost(self.layout, "its guardian was killed"), {}
             case "stop":
                 return "stopped", None, result
             case "preempt" if not self._finished(ended, result):
