@@ -294,10 +294,11 @@ def test_gpus_are_handed_out_one_by_one(bench: Bench, tmp_path: Path) -> None:
     wait = f"while not os.path.exists({str(tmp_path / 'go')!r}):\n    time.sleep(0.01)\n"
     script = f"import os, time\nprint(os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\n{wait}"
     gpu = Resources(accelerators="T4:1")
-    first, second, third = [bench.start(script, two, resources=gpu) for _ in range(3)]
-    without = bench.start("import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))", two)
+    first, second = [bench.start(script, two, resources=gpu) for _ in range(2)]
     for job in (first, second):
         bench.until(job, lambda seen, job=job: bool(bench.printed(job)))  # type: ignore[misc]
+    third = bench.start(script, two, resources=gpu)
+    without = bench.start("import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))", two)
     assert {*bench.printed(first), *bench.printed(second)} == {"0", "1"}
     waiting = bench.until(third, lambda seen: "waiting for 1 of 2 GPUs" in seen.message)
     assert waiting.state is JobState.QUEUED
