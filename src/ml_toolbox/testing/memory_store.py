@@ -19,7 +19,7 @@ class MemoryStore:
     """See ``engine.store.Store`` and ``engine.ledger.Books`` for what each method promises."""
 
     def __init__(self, clock: Clock | None = None) -> None:
-        self._clock = clock or SystemClock()
+        self.clock = clock or SystemClock()
         self._lock = threading.RLock()
         self._rows: dict[str, Row] = {}
         self._occurrences: list[Occurrence] = []
@@ -29,7 +29,7 @@ class MemoryStore:
         self._places: dict[str, None] = {}
 
     def now(self) -> float:
-        return self._clock.now()
+        return self.clock.now()
 
     def close(self) -> None:
         """Nothing to give up; what was written stays readable, as on a disk."""
