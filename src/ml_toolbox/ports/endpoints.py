@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from ml_toolbox.domain.endpoints import EndpointSpec, EndpointStatus
 from ml_toolbox.domain.offers import Offer
-from ml_toolbox.ports.jobs import LogChunk, Owner
+from ml_toolbox.ports.jobs import Idempotency, LogChunk, Owner
 from ml_toolbox.ports.lacks import Lacking
 
 CAPABILITIES = ("variants", "replicas", "scale-to-zero", "accelerators", "fixed-port", "logs", "memory-limit")
@@ -45,6 +45,10 @@ class EndpointBackend(Protocol):
     @property
     def lacks(self) -> Lacking:
         """What it cannot do; keys from ``CAPABILITIES``. Needs no credentials and no network."""
+
+    @property
+    def idempotency(self) -> Idempotency:
+        """``apply`` goes by the endpoint's name; how long reads may lag behind it."""
 
     def refuses(self, spec: EndpointSpec) -> str | None:
         """Why this concrete endpoint cannot run here, or ``None``. Pure; reads nothing global."""

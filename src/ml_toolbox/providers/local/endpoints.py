@@ -26,7 +26,7 @@ from ml_toolbox.base.processes import MARK_VARIABLE, ProcessIdentity, kill_until
 from ml_toolbox.domain.endpoints import EndpointSpec, EndpointState, EndpointStatus
 from ml_toolbox.domain.offers import Offer
 from ml_toolbox.ports.endpoints import EndpointRequest, Invocation
-from ml_toolbox.ports.jobs import LogChunk, Owner
+from ml_toolbox.ports.jobs import Idempotency, LogChunk, Owner
 from ml_toolbox.ports.lacks import Lacking
 from ml_toolbox.ports.provider import ProviderContext
 from ml_toolbox.providers.local.endpoint_folder import EndpointFolder, exclusive, read_log
@@ -46,6 +46,7 @@ class LocalEndpointBackend:
 
     name = "local"
     lacks: Lacking = LACKS
+    idempotency = Idempotency(kind="name", visibility_window_s=0.0)
 
     def __init__(self, context: ProviderContext) -> None:
         self._root = context.home / "providers" / "local" / "endpoints"
