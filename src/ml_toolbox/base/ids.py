@@ -27,6 +27,16 @@ def new_ulid(now: float | None = None) -> str:
     return "".join(reversed(digits))
 
 
+def ulid_time(text: str) -> float | None:
+    """When the ULID was made, in seconds since the epoch; ``None`` when the text is not one."""
+    if len(text) != 26 or any(digit not in _CROCKFORD for digit in text):
+        return None
+    number = 0
+    for digit in text:
+        number = number * 32 + _CROCKFORD.index(digit)
+    return (number >> 80) / 1000
+
+
 def nonce() -> str:
     """128 random bits as 32 hexadecimal digits."""
     return os.urandom(16).hex()

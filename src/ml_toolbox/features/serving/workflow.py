@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_toolbox.base.errors import Bug, ToolboxError
 from ml_toolbox.domain.endpoints import EndpointStatus
+from ml_toolbox.engine.charges import cost_of
+from ml_toolbox.engine.ledger import Posting, month_of
 from ml_toolbox.engine.rows import Row
 from ml_toolbox.engine.workflow import Decision, Effect, Event
 from ml_toolbox.features.serving import life
-from ml_toolbox.features.serving.records import KIND, backend_of, data_of
+from ml_toolbox.features.serving.records import KIND, backend_of, data_of, window_of
 from ml_toolbox.ports.endpoints import EndpointBackend
-from ml_toolbox.ports.jobs import Owner
+from ml_toolbox.ports.jobs import TAG_INSTALL, TAG_OWNER, Owner
+
+STALE_LIST_S = 60.0
+"""How much longer than its visibility window a platform's list may show what is gone."""
 
 Backends = Callable[[str], EndpointBackend]
 
@@ -45,6 +50,32 @@ class EndpointWorkflow:
         if effect.name == "delete":
             return backend.delete(row.name)
         raise Bug(f"an endpoint has no effect {effect.name!r}")
+
+    def held(self, row: Row) -> int:
+        return data_of(row).charge.held
+
+    # -- strays: see engine.collection --------------------------------------------------------------------------------
+
+    def resources(self, place: str) -> Iterator[tuple[str, Mapping[str, str]]]:
+        return self._backends(place).list_by_tag({TAG_INSTALL: self._install})
+
+    def owner_of(self, tags: Mapping[str, str]) -> tuple[str, int]:
+        return tags.get(TAG_OWNER, ""), 1
+
+    def owns(self, row: Row, resource: str, attempt: int, now: float) -> bool:
+        if row.name != resource:
+            return False
+        return row.phase != life.Phase.DELETED or now - row.updated_at < window_of(row) + STALE_LIST_S
+
+    def stray(self, row: Row, resource: str, attempt: int, now: float) -> Posting:
+        data = data_of(row)
+        spent = cost_of(data.charge.hourly, now - max(data.delete_sent_at, row.ended_at or 0.0))
+        return Posting(
+            attempt=data.charges, kind="collect", spent=spent, month=month_of(now), reason=f"stray {resource} {row.id}"
+        )
+
+    def remove(self, place: str, resource: str) -> None:
+        self._backends(place).delete(resource)
 
     def _seen(self, row: Row) -> EndpointStatus | ToolboxError:
         try:

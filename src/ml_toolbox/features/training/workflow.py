@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ml_toolbox.base.errors import Bug, Conflict, NotFound, ToolboxError
 from ml_toolbox.domain.jobs import JobSpec
+from ml_toolbox.engine.charges import cost_of
+from ml_toolbox.engine.ledger import Posting, month_of
 from ml_toolbox.engine.rows import Row
 from ml_toolbox.engine.workflow import Decision, Effect, Event
 from ml_toolbox.features.training.life import EFFECTS, JobLife, Phase
@@ -23,6 +25,9 @@ from ml_toolbox.ports.jobs import (
     ObserveMany,
     Owner,
 )
+
+STALE_LIST_S = 60.0
+"""How much longer than its visibility window a platform's list may show what is gone."""
 
 Backends = Callable[[str], JobBackend]
 Register = Callable[[JobRecord], str]
@@ -83,6 +88,41 @@ class JobWorkflow:
         """The request of one attempt: the same arguments always give the same request."""
         tagged = replace(job, tags={**job.tags, "mlt:code": code_sha256})
         return backend.build(tagged, Owner(install=self._install, row=row_id, attempt=attempt))
+
+    def held(self, row: Row) -> int:
+        return data_of(row).held
+
+    # -- strays: see engine.collection --------------------------------------------------------------------------------
+
+    def resources(self, place: str) -> Iterator[tuple[str, Mapping[str, str]]]:
+        return self._backends(place).list_by_tag({TAG_INSTALL: self._install})
+
+    def owner_of(self, tags: Mapping[str, str]) -> tuple[str, int]:
+        attempt = tags.get(TAG_ATTEMPT, "")
+        return tags.get(TAG_OWNER, ""), int(attempt) if attempt.isdigit() else 0
+
+    def owns(self, row: Row, resource: str, attempt: int, now: float) -> bool:
+        data, order = data_of(row), order_of(row)
+        mine = next((one for one in data.attempts if one.number == attempt), None)
+        if mine is None:
+            return False
+        if mine.resource == resource:
+            gone_s = order.idempotency.visibility_window_s + STALE_LIST_S
+            return row.phase != Phase.DELETED or now - row.updated_at < gone_s
+        creating = row.phase in (Phase.SUBMITTING, Phase.UNKNOWN) and mine.number == data.attempt.number
+        return creating and not mine.resource
+
+    def stray(self, row: Row, resource: str, attempt: int, now: float) -> Posting:
+        data, order = data_of(row), order_of(row)
+        mine = next((one for one in data.attempts if one.number == attempt), data.attempt)
+        longest_s = mine.limit_s + order.overhead_s
+        seconds = min(max(0.0, now - mine.submitted_at), longest_s)
+        month = mine.charge.month or month_of(now)
+        spent = cost_of(order.hourly, seconds)
+        return Posting(attempt=attempt, kind="collect", spent=spent, month=month, reason=f"stray {resource}")
+
+    def remove(self, place: str, resource: str) -> None:
+        self._backends(place).delete(resource)
 
     def _backend(self, row: Row) -> JobBackend:
         return self._backends(row.place or order_of(row).backend)
