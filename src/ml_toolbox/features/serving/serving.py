@@ -63,7 +63,9 @@ class Serving:
         self._planner = planner
         self._actor = actor
         self._clock = clock or SystemClock()
-        self._runner = Runner(store, [EndpointWorkflow(backends, install)])
+        self.workflow = EndpointWorkflow(backends, install)
+        """How the loop drives endpoints."""
+        self._runner = Runner(store, [self.workflow])
         self._owner = this_owner()
 
     # -- changes ------------------------------------------------------------------------------------------------------
