@@ -107,8 +107,7 @@ class RemoteObjectStore:
         store = self._ready().retrying
         try:
             result = obstore.get(store, full)
-            meta = result.meta
-            return Object(result.bytes().to_bytes(), self._meta(meta))
+            return Object(result.bytes().to_bytes(), lambda: self._meta(result.meta))
         except Exception as error:  # every class of the library, by the table
             raise translate(error, key, self.uri) from error
 

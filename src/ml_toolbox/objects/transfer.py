@@ -219,11 +219,11 @@ def _fetch(
     summary = hashlib.sha256() if hashed else None
 
     def fill(fd: int) -> None:
-        for piece in _ranges(store, meta, fd):
+        for size, piece in _ranges(store, meta, fd, keep=hashed):
             budget.check()
             if summary is not None:
                 summary.update(piece)
-            advance(len(piece))
+            advance(size)
         if summary is not None and expected and summary.hexdigest() != expected:
             raise Unavailable(
                 f"{meta.key} from {store.uri} has another sha256 than was recorded when it was sent",
@@ -235,24 +235,28 @@ def _fetch(
     return summary.hexdigest() if summary is not None else ""
 
 
-def _ranges(store: ObjectStore, meta: ObjectMeta, fd: int) -> Iterator[bytes | memoryview]:
-    """Write the object's bytes to ``fd``, and yield them in order. In parallel when there are many, and all of the version
-    that ``meta`` names."""
+def _ranges(store: ObjectStore, meta: ObjectMeta, fd: int, *, keep: bool) -> Iterator[tuple[int, bytes | memoryview]]:
+    """Write the object's bytes to ``fd``, and yield the size of each piece in order, with the piece itself if ``keep``.
+    In parallel when there are many, and all of the version that ``meta`` names.
+
+    A piece that is not kept is freed by the thread that wrote it, whose next piece gets the same memory, mapped and warm:
+    a third of the page faults.
+    """
     if meta.size <= _SMALL_BYTES:
         whole = store.get(meta.key)
         _same(meta, whole.meta.version, store)
         _write_at(fd, whole.data, 0)
-        yield whole.data
+        yield len(whole.data), whole.data
         return
     read = store.get_view if isinstance(store, RemoteObjectStore) else store.get_range
 
-    def one(start: int) -> bytes | memoryview:
+    def one(start: int) -> tuple[int, bytes | memoryview]:
         piece = read(meta.key, start, min(start + _SMALL_BYTES, meta.size))
         _write_at(fd, piece, start)
-        return piece
+        return len(piece), piece if keep else b""
 
     starts = iter(range(0, meta.size, _SMALL_BYTES))
-    window: deque[Future[bytes | memoryview]] = deque()
+    window: deque[Future[tuple[int, bytes | memoryview]]] = deque()
     try:
         for start in itertools.islice(starts, _RANGES_AHEAD):
             window.append(_range_pool().submit(one, start))
