@@ -123,6 +123,17 @@ def sync(fd: int) -> None:
         fcntl.fcntl(fd, full)
 
 
+def begin_sync(fd: int, start: int, length: int) -> None:
+    """Let the device begin with bytes that were written, so that the :func:`sync` at the end waits for less. Promises nothing.
+
+    Linux answers this advice by starting to write the dirty pages of the range without waiting; left alone it would start
+    half a minute later. Pages that are on the device already may leave the memory.
+    """
+    advise = getattr(os, "posix_fadvise", None)  # macOS has none
+    if advise is not None:
+        advise(fd, start, length, os.POSIX_FADV_DONTNEED)
+
+
 def open_temporary(folder: int) -> tuple[int, str]:
     """A new file in ``folder`` under a reserved name. The lock on it says that its writer lives; see :func:`sweep`."""
     name = f"{RESERVED_PREFIX}{os.getpid():x}-{next(_counter):x}-{os.urandom(4).hex()}"

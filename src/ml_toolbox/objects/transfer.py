@@ -23,6 +23,7 @@ from typing import Final, Protocol, TypeVar
 from ml_toolbox.base.errors import Conflict, Invalid, NotFound, Unavailable
 from ml_toolbox.base.uri import Uri, check_key, check_prefix
 from ml_toolbox.objects import transfer_record
+from ml_toolbox.objects.folders import begin_sync
 from ml_toolbox.objects.local import LocalObjectStore
 from ml_toolbox.objects.remote import RemoteObjectStore
 from ml_toolbox.objects.transfer_record import MANIFEST_NAME, Entry, Record, file_sha256
@@ -37,6 +38,9 @@ _SMALL_BYTES: Final = 4 * 1024 * 1024
 it has seen for each thread, so memory grows with it times the number of threads, not only with what is in flight."""
 _RANGE_THREADS: Final = 4
 _RANGES_AHEAD: Final = 6
+_BEGIN_SYNC_BYTES: Final = 64 * 1024 * 1024
+"""The device begins with a download each time so much has arrived (measured: 1 GiB from loopback, durable on a virtual disk,
+0.65 s; 0.95 s when all of it waits for the sync at the end)."""
 _SAVE_EVERY: Final = 2_000  # files between two records of progress, against a kill that runs no `finally`
 
 Item = TypeVar("Item")
@@ -219,10 +223,15 @@ def _fetch(
     summary = hashlib.sha256() if hashed else None
 
     def fill(fd: int) -> None:
+        begun = arrived = 0
         for size, piece in _ranges(store, meta, fd, keep=hashed):
             budget.check()
             if summary is not None:
                 summary.update(piece)
+            arrived += size
+            if arrived - begun >= _BEGIN_SYNC_BYTES:
+                begin_sync(fd, begun, arrived - begun)
+                begun = arrived
             advance(size)
         if summary is not None and expected and summary.hexdigest() != expected:
             raise Unavailable(
