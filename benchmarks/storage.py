@@ -5,7 +5,7 @@
 Every measurement is a process of its own (so that peak memory is that task's), peers alternate within each round, and the
 table shows medians. Payloads are signed by all three, as always over plain http; the row marked unsigned leaves that out, as
 all three do over https. Files lie in memory, so that no disk is measured, but for the two rows that name the disk (a folder of
-``--disk``): there each begins with an empty place and a disk at rest. Writes docs/benchmarks/storage.md.
+``--disk``), where each begins with a disk at rest. Writes docs/benchmarks/storage.md.
 """
 
 from __future__ import annotations
@@ -203,8 +203,9 @@ def worker(arguments: argparse.Namespace) -> None:
     client.put("warm-up", b"x")  # imports, connection, threads
     client.get("warm-up")
     run = task(arguments.task, client, json.loads(arguments.size), Path(arguments.folder))
+    # Every get begins without a target: truncating one hands its warm pages to the new file, replacing one whole does not.
+    (Path(arguments.folder) / "fetched").unlink(missing_ok=True)
     if "disk" in arguments.task:
-        (Path(arguments.folder) / "fetched").unlink(missing_ok=True)
         os.sync()  # else this one would wait for what the last one left
     cpu, began = time.process_time(), time.perf_counter()
     run()
