@@ -1,8 +1,8 @@
 """The reading half of a backend whose jobs or endpoints are folders of this host, for provider authors to build on.
 
 A subclass says what it lacks, what it asks for (``build``), and how it starts and ends what works in a folder; the rest of
-the port is read from the folders and needs nothing that any one process remembers. The layout below ``root`` is one folder
-per job id or endpoint name, besides the file ``.lock`` that guards starting and removing.
+the port is read from the folders and needs nothing that any one process remembers. Below ``root`` lies one folder per job
+id or endpoint name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ class JobFolders:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.lock = root / ".lock"
+
+    def lock(self, job_id: str) -> Path:
+        """To hold while the job is started or removed (``base.locks.exclusive``)."""
+        return _lock(self.root, job_id)
 
     def layout(self, job_id: str) -> Layout:
         """Where the job lies, whether or not it is there. ``Invalid`` for what cannot be an id."""
@@ -64,7 +67,10 @@ class EndpointFolders:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.lock = root / ".lock"
+
+    def lock(self, endpoint: str) -> Path:
+        """To hold while the endpoint is started, changed or removed (``base.locks.exclusive``)."""
+        return _lock(self.root, endpoint)
 
     def layout(self, endpoint: str) -> served.EndpointLayout:
         """Where the endpoint lies, whether or not it is there. ``Invalid`` for what cannot be a name."""
@@ -91,3 +97,8 @@ class EndpointFolders:
 
     def list_by_tag(self, tags: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, str]]]:
         return detached.by_tag(str(self.root), "serve.json", tags)
+
+
+def _lock(root: Path, name: str) -> Path:
+    """Beside the folder and not in it: it outlives the folder's removal. Names begin with a letter or digit."""
+    return root / ".locks" / check_name(name)

@@ -66,7 +66,7 @@ class ToyJobs(JobFolders):
         job_id = digest(token)[:16]
         layout = self.layout(job_id)
         wish = {"name": request.name, "body": dict(request.body), "tags": dict(request.tags)}
-        with exclusive(self.lock):
+        with exclusive(self.lock(job_id)):
             if (kept := read_json(layout.job)) is None:
                 shutil.copytree(request.body["source"], layout.code, dirs_exist_ok=True)
                 runtime = {**request.body["runtime"], "interpreter": sys.executable, "mark": layout.root}
@@ -78,7 +78,7 @@ class ToyJobs(JobFolders):
         return job_id
 
     def delete(self, job_id: str) -> None:
-        with exclusive(self.lock):
+        with exclusive(self.lock(job_id)):
             detached.remove(self.layout(job_id).root)
 
 
@@ -98,13 +98,13 @@ class ToyEndpoints(EndpointFolders):
 
     def apply(self, request: EndpointRequest) -> None:
         layout = self.layout(request.name)
-        with exclusive(self.lock):
+        with exclusive(self.lock(request.name)):
             served.wish(layout, request)
             if not served.is_served(layout, detached.started(layout.root)):
                 detached.start(layout.root, layout.arguments, output=layout.log, marked=True)
 
     def delete(self, endpoint: str) -> None:
-        with exclusive(self.lock):
+        with exclusive(self.lock(endpoint)):
             detached.remove(self.layout(endpoint).root, grace_s=30.0)
 
 
