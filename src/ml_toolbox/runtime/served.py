@@ -183,6 +183,8 @@ def log_chunk(layout: EndpointLayout, cursor: str = "") -> LogChunk:
     offset, _, time_before = (cursor or "0@0.0").partition("@")
     try:
         start, at = int(offset), float(time_before)
+        if start < 0:
+            raise ValueError(offset)
     except ValueError as error:
         raise Invalid(f"{cursor!r} is no cursor of an endpoint's log", field="cursor") from error
     data = b""

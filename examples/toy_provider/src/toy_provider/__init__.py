@@ -1,8 +1,9 @@
 """A whole outside provider: jobs and model servers as processes of this machine, secrets and metrics in memory.
 
-Jobs and endpoints are folders below ``$MLTOOLBOX_HOME/providers/toy``, so every command sees those of the others. What any
-provider of this kind would write comes with the toolbox: what a spec asks for (``ports``), what to put into a folder
-(``runtime.folder``, ``runtime.served``), a process to work there (``runtime.detached``), reading it (``runtime.hosting``).
+Jobs and endpoints are folders below ``$MLTOOLBOX_HOME/providers/toy``, so every command sees those of the others. What
+any provider of this kind would write comes with the toolbox: what a spec asks for (``ports``), what to put into a folder
+(``runtime.folder``, ``runtime.served``), a process to work in it (``runtime.detached``), and the reading of it
+(``runtime.hosting``).
 """
 
 from __future__ import annotations
