@@ -1,8 +1,8 @@
 """The reading half of a backend whose jobs or endpoints are folders of this host, for provider authors to build on.
 
-A subclass says what it lacks, what it asks for (``build``), and how it starts and ends what works in a folder; the rest of
-the port is read from the folders and needs nothing that any one process remembers. Below ``root`` lies one folder per job
-id or endpoint name.
+A subclass says what it lacks, what it asks for (``build``), and how it starts and ends what works in a folder; the
+rest of the port is read from the folders and needs nothing that any one process remembers. Below ``root`` lies one folder per
+job id or endpoint name.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ml_toolbox.runtime.job import Layout, write_json
 
 
 class JobFolders:
-    """``observe``, ``logs``, ``stop`` and ``list_by_tag`` of a ``JobBackend``. Each folder's ``job.json`` holds the ``tags``
-    beside what the runtime is told, and whatever was started for it was started by ``runtime.detached``."""
+    """``observe``, ``logs``, ``stop`` and ``list_by_tag`` of a ``JobBackend``. Each folder's ``job.json`` holds the
+    ``tags`` beside what the runtime is told, and whatever works in it was started by ``runtime.detached``."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

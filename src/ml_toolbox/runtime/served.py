@@ -75,8 +75,8 @@ def order(spec: EndpointSpec) -> dict[str, Any]:
 
 
 def with_digests(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The order with the hash of each package's manifest, which names the hash of every file: a package written anew under
-    the same path is then another wish. ``Invalid`` where no package is."""
+    """The order with the hash of each package's manifest, which names the hash of every file: a package written anew
+    under the same path is then another wish. ``Invalid`` where no package is."""
     variants = []
     for variant in body["variants"]:
         try:
@@ -107,8 +107,8 @@ def is_served(layout: EndpointLayout, process: ProcessIdentity | None) -> bool:
 
 
 def observation(layout: EndpointLayout, process: ProcessIdentity | None) -> EndpointStatus:
-    """What the folder shows now of the server started last for it (``runtime.detached.started``). ``NotFound`` when there
-    is no such endpoint."""
+    """What the folder shows now of the server started last for it (``runtime.detached.started``). ``NotFound`` when
+    there is no such endpoint."""
     asked = read_json(layout.serve)
     if asked is None:
         raise NotFound(f"there is no endpoint {layout.name!r}", resource=layout.name)
@@ -136,8 +136,8 @@ def observation(layout: EndpointLayout, process: ProcessIdentity | None) -> Endp
 def variant_statuses(
     asked: Iterable[Mapping[str, Any]], in_force: Iterable[Mapping[str, Any]], error: str
 ) -> tuple[VariantStatus, ...]:
-    """Those asked for and those a server says to be in force, with the weights really in force in percent; ``error`` says
-    why one is not."""
+    """Those asked for and those a server says to be in force, with the weights really in force in percent; ``error``
+    says why one is not."""
     wanted, seen = ({variant["name"]: variant for variant in variants} for variants in (asked, in_force))
     total = sum(variant["weight"] for variant in seen.values())
     return tuple(
@@ -177,7 +177,7 @@ def ask(
 
 
 def log_chunk(layout: EndpointLayout, cursor: str = "") -> LogChunk:
-    """Whole lines after the cursor. ``NotFound`` without the endpoint, ``Invalid`` for a cursor that no call returned."""
+    """Whole lines after the cursor. ``NotFound`` without the endpoint, ``Invalid`` for what no call returned."""
     if not os.path.exists(layout.serve):
         raise NotFound(f"there is no endpoint {layout.name!r}", resource=layout.name)
     offset, _, time_before = (cursor or "0@0.0").partition("@")
@@ -207,7 +207,7 @@ def _seen(layout: EndpointLayout, process: ProcessIdentity | None) -> dict[str, 
 
 
 def _written_at(line: str) -> float | None:
-    """The time with which the server's own lines begin; a line without one (a library's) was written after the one before."""
+    """The time with which the server's own lines begin; a library's line without one came after the line before it."""
     try:
         whole = time.mktime(time.strptime(line[:19], "%Y-%m-%d %H:%M:%S"))
         return whole + int(line[20:23]) / 1000

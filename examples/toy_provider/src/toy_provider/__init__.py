@@ -1,8 +1,8 @@
 """A whole outside provider: jobs and model servers as processes of this machine, secrets and metrics in memory.
 
-Jobs and endpoints are folders below ``$MLTOOLBOX_HOME/providers/toy``, so every command sees those of the others. What
-any provider of this kind would write comes with the toolbox: what a spec asks for (``ports``), what to put into a folder
-(``runtime.folder``, ``runtime.served``), a process to work in it (``runtime.detached``), and the reading of it
+Jobs and endpoints are folders below ``$MLTOOLBOX_HOME/providers/toy``, so every command sees those of the others.
+What any provider of this kind would write comes with the toolbox: what a spec asks for (``ports``), what to put into a
+folder (``runtime.folder``, ``runtime.served``), a process to work in it (``runtime.detached``), and the reading of it
 (``runtime.hosting``).
 """
 
