@@ -10,7 +10,6 @@ For any backend that can see the folder (a process, a container with a mounted v
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -157,6 +156,8 @@ def ask(
 ) -> Invocation:
     """One prediction over HTTP, as ``EndpointBackend.invoke`` promises it: ``NotYet`` unless a server is ready,
     ``Unavailable`` when it does not answer, an error status returned."""
+    import http.client  # brings ssl along, which no other command should wait for that only lists this provider
+
     if not status.replicas_ready or status.state is EndpointState.DELETING:
         raise NotYet(f"endpoint {endpoint} is {status.state.value}", hint=status.message or "look again in a moment")
     headers = {"Content-Type": content_type} | ({"X-MLT-Variant": variant} if variant else {})
