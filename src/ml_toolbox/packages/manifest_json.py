@@ -145,9 +145,9 @@ def _reader(kind: Any) -> _Reader:
     if origin is Literal:
         return _choice_reader(args)
     if origin is tuple:
-        return _list_reader(_reader(args[0]), kind)
+        return _list_reader(args[0], kind)
     if origin is dict:
-        return _mapping_reader(_reader(args[1]), kind)
+        return _mapping_reader(args[1], kind)
     return _float if kind is float else _scalar_reader(kind)
 
 
@@ -186,39 +186,48 @@ def _choice_reader(choices: tuple[Any, ...]) -> _Reader:
     return read
 
 
-def _list_reader(inner: _Reader, kind: Any) -> _Reader:
+# Most values are plain. They are taken where they stand: to call a reader with the text of its place for each of them
+# takes as long as all the rest of reading a manifest.
+
+
+def _list_reader(kind: Any, whole: Any) -> _Reader:
+    inner = _reader(kind)
+
     def read(value: Any, where: str) -> tuple[Any, ...]:
         if type(value) is not list:
-            raise _misfit(where, value, kind)
-        return tuple([inner(item, f"{where}.{number}") for number, item in enumerate(value)])
+            raise _misfit(where, value, whole)
+        return tuple([v if type(v) is kind else inner(v, f"{where}.{number}") for number, v in enumerate(value)])
 
     return read
 
 
-def _mapping_reader(inner: _Reader, kind: Any) -> _Reader:
+def _mapping_reader(kind: Any, whole: Any) -> _Reader:
+    inner = _reader(kind)
+
     def read(value: Any, where: str) -> dict[str, Any]:
         if type(value) is not dict:
-            raise _misfit(where, value, kind)
-        return {key: inner(item, f"{where}.{key}") for key, item in value.items()}
+            raise _misfit(where, value, whole)
+        return {key: v if type(v) is kind else inner(v, f"{where}.{key}") for key, v in value.items()}
 
     return read
 
 
-def _record_reader(kind: type[DataclassInstance]) -> _Reader:
-    hints = get_type_hints(kind)
-    fields = [(field.name, _reader(hints[field.name]), _is_required(field)) for field in dataclasses.fields(kind)]
+def _record_reader(record: type[DataclassInstance]) -> _Reader:
+    hints = get_type_hints(record)
+    fields = [(f.name, hints[f.name], _reader(hints[f.name]), _is_required(f)) for f in dataclasses.fields(record)]
 
     def read(value: Any, where: str) -> Any:
         if type(value) is not dict:
             raise Invalid(f"{where}: {value!r:.80} is not an object", field=where)
         # Unknown keys are left aside: a newer release may add optional fields within one format version.
         known = {}
-        for name, read_field, required in fields:
+        for name, kind, inner, required in fields:
             if name in value:
-                known[name] = read_field(value[name], f"{where}.{name}")
+                v = value[name]
+                known[name] = v if type(v) is kind else inner(v, f"{where}.{name}")
             elif required:
                 raise Invalid(f"{where}: {name!r} is missing", field=f"{where}.{name}")
-        return kind(**known)
+        return record(**known)
 
     return read
 

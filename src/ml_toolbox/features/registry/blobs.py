@@ -108,7 +108,7 @@ def _hash(path: str, location: str) -> tuple[StoredFile, bytes | None]:
 
 @contextmanager
 def _opened(location: str) -> Iterator[tuple[int, int]]:
-    """Descriptor and size of a file. System calls, because ``open`` makes twice as many for a file that is read whole."""
+    """Descriptor and size of a file. ``open`` would make twice as many system calls to read a small file whole."""
     fd = os.open(location, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         yield fd, os.fstat(fd).st_size
