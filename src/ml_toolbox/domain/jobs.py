@@ -70,12 +70,19 @@ class Limits:
     stop_grace_s: float = 30.0
     """Seconds between the polite stop (SIGTERM) and the kill."""
     max_cost_usd: float | None = None
+    """What all attempts together may cost. The job is told to stop in time, so that it is never exceeded."""
+    max_cost_per_hour_usd: float | None = None
+    """Dearer places are not taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryRule:
-    """How many more attempts each kind of failure gets. The user's own errors are never retried unless asked."""
+    """How many more attempts each cause of failure gets. The user's own errors are never retried unless asked."""
 
+    preempted: int = 10
+    """The platform took the capacity away; the next attempt resumes from the last checkpoint."""
+    no_capacity: int = 10
+    """The platform had none to give."""
     lost: int = 0
     """The supervisor or machine died without a result."""
     user_error: int = 0
@@ -104,6 +111,11 @@ class JobSpec:
     metrics: dict[str, str] = field(default_factory=dict)
     """Metric name -> regular expression, searched in every printed line; its first group is the value. A second group of
     ``epoch`` or ``step`` is the total."""
+    checkpoints: str | None = None
+    """Folder or URI that the checkpoints of all attempts go to; ``None``: a place of the toolbox's own, deleted with the
+    job."""
+    project: str = ""
+    """Whose budget pays besides the user's own; "" for none."""
     register: str | None = None
     """Name of the registered model that the result becomes a version of."""
     tags: dict[str, str] = field(default_factory=dict)
@@ -150,6 +162,9 @@ FailureKind = Literal[
     "killed",
     "timeout",
     "lost",
+    "preempted",
+    "no-capacity",
+    "budget",
     "environment",
     "exit-code",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -22,10 +22,13 @@ TAG_EXPIRES = "mlt:expires-at"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Idempotency:
-    """How this backend recognises a repeated create call, and for how long a created resource may stay invisible."""
+    """How a platform recognises a repeated create call, and for how long a created resource may stay invisible."""
 
     kind: Literal["token", "name", "none"]
+    """``token``: the call carries a client token. ``name``: a second resource of the same name is refused (``Conflict``) or is
+    the first. ``none``: every call makes another one, so the loop looks for what a lost answer left before it calls again."""
     visibility_window_s: float
+    """After a create or delete call, reads and listings may show the former state for this long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,19 @@ class JobRequest:
     """Deterministic: same install, owner row and attempt give the same name."""
     body: Mapping[str, Any]
     tags: Mapping[str, str]
+    max_run_s: float
+    """The platform itself ends the resource after running this long, also when nobody is left to tell it; part of ``body``
+    in the platform's own words. The worst case that a budget reserves is this times the price."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """State of a program that a later attempt can go on from; it exists entirely or not at all."""
+
+    step: int
+    sha256: str
+    """Of the manifest that names every file with its own hash."""
+    uri: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +76,7 @@ class JobObservation:
     """A job as the platform shows it at one moment."""
 
     state: JobState
+    """A final one means besides: nothing of this attempt runs or is charged any more."""
     exit_code: int | None = None
     failure: FailureDigest | None = None
     progress: float | None = None
@@ -72,6 +89,10 @@ class JobObservation:
     model_uri: str | None = None
     """Where the captured model package lies, once succeeded."""
     output_uri: str | None = None
+    billed_s: float | None = None
+    """Seconds charged so far, when the platform tells; otherwise the time since ``started_at`` counts."""
+    checkpoint: Checkpoint | None = None
+    """The last complete one."""
     message: str = ""
 
 
@@ -153,3 +174,20 @@ class WarmUp(Protocol):
     def warm_up(self) -> None:
         """A ``submit`` will probably follow within a second: get ready for it, beside the caller. Creates nothing that
         outlives the calling process; returns at once; called twice: nothing more happens."""
+
+
+@runtime_checkable
+class ObserveMany(Protocol):
+    """What a ``JobBackend`` may offer besides, where the platform answers for many jobs in one call."""
+
+    def observe_many(self, job_ids: Sequence[str]) -> Mapping[str, JobObservation]:
+        """Like ``observe`` for each; an id that the platform does not know is missing in the answer."""
+
+
+@runtime_checkable
+class Preempts(Protocol):
+    """What a ``JobBackend`` may offer besides: take capacity away as a cloud would, to rehearse it."""
+
+    def preempt(self, job_id: str, *, notice_s: float) -> None:
+        """Give the program the platform's notice, kill it ``notice_s`` later, and show the attempt as failed with the kind
+        ``preempted``. Returns at once. Final or absent: silent."""

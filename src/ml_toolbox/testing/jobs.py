@@ -187,6 +187,7 @@ class JobBackendTests:
         others = {backend.build(spec, self._owner("row-2")).name, backend.build(spec, self._owner("row-1", 2)).name}
         assert len({first.name, *others}) == 3
         assert {TAG_INSTALL, TAG_OWNER, TAG_ATTEMPT, TAG_EXPIRES} <= first.tags.keys()
+        assert first.max_run_s >= self.timeout_s, "the platform's own limit would end the job before its own"
         assert (first.tags[TAG_INSTALL], first.tags[TAG_OWNER], first.tags[TAG_ATTEMPT]) == (_INSTALL, "row-1", "1")
         assert first.tags["team"] == "blue"
 

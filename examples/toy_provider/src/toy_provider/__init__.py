@@ -67,7 +67,8 @@ class ToyJobs:
             refuse(self.lacks, name, who=self.name)
         tags = {**spec.tags, **owner.tags(f"start+{spec.limits.max_duration_s:g}s")}
         body = {"source": spec.source, **folder.order(spec, owner)._asdict()}
-        return JobRequest(name=f"mlt-{owner.install}-{owner.row}-a{owner.attempt}", body=body, tags=tags)
+        name = f"mlt-{owner.install}-{owner.row}-a{owner.attempt}"
+        return JobRequest(name=name, body=body, tags=tags, max_run_s=spec.limits.max_duration_s)
 
     def submit(self, request: JobRequest, token: str) -> str:
         job_id = hashlib.sha256(token.encode()).hexdigest()[:16]

@@ -157,9 +157,12 @@ def _check_numbers(spec: JobSpec) -> None:
         "resources.nodes": spec.resources.nodes,
         "limits.max_duration_s": spec.limits.max_duration_s,
         "limits.max_cost_usd": spec.limits.max_cost_usd,
+        "limits.max_cost_per_hour_usd": spec.limits.max_cost_per_hour_usd,
     }
     counts: dict[str, float] = {
         "limits.stop_grace_s": spec.limits.stop_grace_s,
+        "retry.preempted": spec.retry.preempted,
+        "retry.no_capacity": spec.retry.no_capacity,
         "retry.lost": spec.retry.lost,
         "retry.user_error": spec.retry.user_error,
     }

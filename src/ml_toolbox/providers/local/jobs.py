@@ -113,7 +113,8 @@ class LocalJobBackend:
         # The supervisor ends the job at its time limit, so nothing here outlives the moment named by this tag.
         tags = {**spec.tags, **owner.tags(f"start+{math.ceil(spec.limits.max_duration_s)}s")}
         name = f"mlt-{owner.install}-job-{owner.row}-a{owner.attempt}"
-        return JobRequest(name=name, body=body, tags=tags)
+        max_run_s = spec.limits.max_duration_s + spec.limits.stop_grace_s
+        return JobRequest(name=name, body=body, tags=tags, max_run_s=max_run_s)
 
     def submit(self, request: JobRequest, token: str) -> str:
         if not processes.supported():

@@ -35,8 +35,10 @@ class Place:
         )
 
     def build(self, spec: JobSpec | EndpointSpec, owner: Owner) -> Any:
-        kind = JobRequest if isinstance(spec, JobSpec) else EndpointRequest
-        return kind(name=f"mlt-{spec.name}", body=self.body, tags={})
+        name = f"mlt-{spec.name}"
+        if isinstance(spec, EndpointSpec):
+            return EndpointRequest(name=name, body=self.body, tags={})
+        return JobRequest(name=name, body=self.body, tags={}, max_run_s=spec.limits.max_duration_s)
 
 
 def jobs(place: Place) -> JobBackend:

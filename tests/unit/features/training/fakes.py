@@ -44,7 +44,12 @@ class FakeJobs:
 
     def build(self, spec: JobSpec, owner: Owner) -> JobRequest:
         body = {"script": spec.script, "source": spec.source, "variables": asdict(spec.environment)["variables"]}
-        return JobRequest(name=f"job-{owner.row}-a{owner.attempt}", body=body, tags={**spec.tags, **owner.tags("")})
+        return JobRequest(
+            name=f"job-{owner.row}-a{owner.attempt}",
+            body=body,
+            tags={**spec.tags, **owner.tags("")},
+            max_run_s=spec.limits.max_duration_s,
+        )
 
     def submit(self, request: JobRequest, token: str) -> str:
         self._called("submit", "before")
