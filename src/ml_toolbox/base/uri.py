@@ -74,8 +74,8 @@ def _check_segment(segment: str, whole: str, field: str) -> None:
         raise _refuse(whole, f"has a segment of more than {MAX_SEGMENT_BYTES} bytes", field=field)
     if segment.startswith(RESERVED_PREFIX):
         raise _refuse(whole, f"uses the reserved prefix {RESERVED_PREFIX!r}", field=field)
-    if segment.isascii() and segment.isalnum():  # the common case: nothing to decode
-        return
+    if segment.isascii() and "%" not in segment and segment.strip() not in (".", ".."):
+        return  # the common case: nothing to decode, and the whole path was searched for what may not stand in it
     if _OVERLONG.search(segment):
         raise _refuse(whole, "contains an overlong UTF-8 sequence in percent-encoding", field=field)
     plain = _decoded(segment)
