@@ -84,7 +84,7 @@ class ToyJobs(JobFolders):
 
 
 class ToyEndpoints(EndpointFolders):
-    name, lacks = "toy", ENDPOINT_LACKS
+    name, lacks, idempotency = "toy", ENDPOINT_LACKS, Idempotency(kind="name", visibility_window_s=0.0)
 
     def refuses(self, spec: EndpointSpec) -> str | None:
         return declared_reason(self.lacks, endpoints.needs(spec)) or served.refuses(spec)
