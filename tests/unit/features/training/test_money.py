@@ -85,13 +85,13 @@ def test_denied_before_anything_is_written(scene: Priced) -> None:
     assert scene.backend.calls.count("submit") == 1
 
 
-@pytest.mark.parametrize("scope", ["all", "user:ann", "project:churn", "backend:fake"])
+@pytest.mark.parametrize("scope", ["all", "user:ann", "project:churn", "profile:gpu", "backend:fake"])
 def test_every_scope_pays(scene: Priced, scope: str) -> None:
     scene.training._actor = "ann"
     scene.budget(1, scope)
     with pytest.raises(BudgetExceeded, match=scope):
-        scene.hours(1, project="churn")
-    if scope == "project:churn":
+        scene.hours(1, project="churn", profile="gpu")
+    if scope in ("project:churn", "profile:gpu"):
         scene.hours(1, project="another")
 
 
