@@ -165,10 +165,17 @@ class NotYet(ToolboxError):
 
 
 class BudgetExceeded(ToolboxError):
-    """Would spend more than a budget allows; the message shows the arithmetic."""
+    """Would go past a limit on money or numbers; the message shows the arithmetic.
+
+    ``waits``: the limit is on what exists at one time, so the end of something else makes room.
+    """
 
     code = "budget-exceeded"
     http_status = 402
+
+    def __init__(self, message: str, *, waits: bool = False, **kw: Any) -> None:
+        super().__init__(message, **kw)
+        self.waits = waits
 
 
 class JobFailed(ToolboxError):

@@ -27,7 +27,7 @@ def jobs() -> None:
 def list_jobs(limit: int, as_json: bool) -> None:
     """List jobs, newest first."""
     toolbox = Toolbox()
-    found = toolbox.training.list(limit=limit) if toolbox.state_path.exists() else ()
+    found = toolbox.training.list(limit=limit) if toolbox.has_state else ()
     if as_json:
         print_json(found)
         return
@@ -76,6 +76,7 @@ def show(job: str, as_json: bool) -> None:
             ("inputs", "\n".join(f"{name}: {uri}" for name, uri in record.spec.inputs.items())),
             ("parameters", ", ".join(f"{k}={number(v)}" for k, v in record.spec.hyperparameters.items())),
             ("progress", f"{record.progress:.0%}" if record.progress is not None else ""),
+            ("checkpoint", f"step {saved.step} at {saved.uri}" if (saved := record.checkpoint) else ""),
             ("metrics", ", ".join(f"{k}={number(v)}" for k, v in sorted(record.metrics.items()))),
             ("created", when(record.created_at)),
             ("started", when(record.started_at)),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ml_toolbox.engine.workflow import Workflow
 
 _hook: Callable[[str], None] | None = None
 
@@ -17,3 +21,17 @@ def crash_point(label: str) -> None:
     """A boundary between two durable steps, e.g. ``after:submit:before:record``."""
     if _hook is not None:
         _hook(label)
+
+
+def points(workflows: Iterable[Workflow]) -> Iterator[tuple[str, str]]:
+    """``(kind, label)`` of every crash point that the runner can pass while it drives these workflows."""
+    for workflow in workflows:
+        yield workflow.kind, "before:insert"
+        yield workflow.kind, "after:insert:before:act"
+        outcomes = ["insert", "claim", "refused"]
+        for effect in ("observe", *workflow.effects):
+            yield workflow.kind, f"before:{effect}"
+            outcomes += [effect, f"failed-{effect}"]
+        for outcome in outcomes:
+            yield workflow.kind, f"after:{outcome}:before:record"
+            yield workflow.kind, f"after:record:{outcome}"

@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ml_toolbox.engine.ledger import Posting
+
+Level = Literal["info", "warning", "alarm"]
+"""How much a line of history matters: ``warning`` should be read, ``alarm`` needs somebody."""
+
 Wish = Literal["", "stop", "delete"]
 """What a user wants of a row after it was made. Written by anybody, lease or not; only ever grows stronger."""
 
@@ -26,6 +31,10 @@ class Row:
     state: str
     """What users see."""
     wish: Wish = ""
+    place: str = ""
+    """Backend, with ``@region`` where it has several: where resources of this row may exist. Never changes."""
+    scopes: tuple[str, ...] = ()
+    """Whose budgets pay: ``all``, ``user:ann``, ``project:churn``, … Never changes."""
     spec: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     due_at: float | None = None
@@ -51,9 +60,24 @@ class Change:
     ended: bool = False
     message: str = ""
     """Why, for the history."""
+    level: Level = "info"
+    postings: tuple[Posting, ...] = ()
+    """Lines of the ledger, written with the rest or not at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """One decision to be written under the lease that ``row`` shows."""
+
+    row: Row
+    change: Change | None
+    """``None``: only the lease changes."""
+    cause: str = ""
+    """What led to it, for the history."""
+    release: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Transition:
     """One line of a row's history."""
 
@@ -62,3 +86,18 @@ class Transition:
     state: str
     message: str
     lease_token: int
+    cause: str = ""
+    """What led to it: the effect that ended, ``claim``, ``insert``, ``wish``, ``budget``."""
+    level: Level = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Occurrence:
+    """One line of any row's history, as the stream of events shows it."""
+
+    seq: int
+    """Grows with every line; a place to go on from."""
+    work_id: str
+    kind: str
+    name: str
+    transition: Transition

@@ -2,7 +2,8 @@
 
 The runner feeds ``decide`` with events and executes the single effect of each decision:
 
-    claim ──▶ Claimed ──▶ decide ──▶ apply (fenced) ──▶ perform(effect) ──▶ Done | Failed ──▶ decide ──▶ …
+    claim ──▶ Claimed ──▶ decide ──▶ write (fenced) ──▶ perform(effect) ──▶ Done | Failed ──▶ decide ──▶ …
+                                       └── a limit refuses ──▶ Refused ──▶ decide ──▶ …
 
 A decision has at most one effect. So there is never a half-executed list: each crash point lies between exactly one
 durable row before it and one after it, and the row's phase alone says what has to be done (again).
@@ -10,11 +11,12 @@ durable row before it and one after it, and the row's phase alone says what has 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
-from ml_toolbox.base.errors import ToolboxError
+from ml_toolbox.base.errors import BudgetExceeded, ToolboxError
 from ml_toolbox.engine.rows import Change, Row
 
 
@@ -28,6 +30,10 @@ class Effect:
 
 OBSERVE = Effect("observe")
 """Look at the resource: the runner calls ``observe`` instead of ``perform``. Changes nothing anywhere."""
+
+
+AGAIN = Effect("again")
+"""Do nothing outside and decide at once on the row as it was written: for a step that needs a write of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +63,20 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The effect (or the observation) raised. ``error.retryable`` means: the outcome of a write is unknown."""
+    """The effect (or the observation) raised."""
 
     effect: Effect
     error: ToolboxError
 
 
-Event: TypeAlias = Inserted | Claimed | Observed | Done | Failed
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A limit refused the postings of the last decision: nothing of that decision was written, its effect not begun."""
+
+    error: BudgetExceeded
+
+
+Event: TypeAlias = Inserted | Claimed | Observed | Done | Failed | Refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,16 +93,28 @@ class Workflow(Protocol):
     @property
     def kind(self) -> str: ...
 
+    @property
+    def effects(self) -> tuple[str, ...]:
+        """Names of everything that ``perform`` can do; with ``observe`` they name the crash points of this kind."""
+
     def decide(self, row: Row, event: Event, now: float) -> Decision:
         """Pure: reads only its arguments. Must understand every phase ever shipped together with every event."""
 
     def observe(self, row: Row) -> Any:
         """Look at the row's resource. Raises errors of the one tree; ``NotFound`` when the platform does not know it."""
 
+    def observe_many(self, rows: Sequence[Row]) -> Sequence[Any | ToolboxError]:
+        """``observe`` for each row, in their order, with an error in the place of a value where ``observe`` raises one."""
+
     def perform(self, row: Row, effect: Effect) -> Any:
         """Do it, and return JSON. Idempotent: after a crash the same effect is performed again with the same arguments."""
 
 
-def backoff_s(tries: int, *, base_s: float = 0.5, cap_s: float = 60.0) -> float:
-    """Pause before the next try of something that failed ``tries`` times. Without jitter, so that ``decide`` stays pure."""
-    return float(min(cap_s, base_s * 2.0 ** min(tries, 20)))
+def backoff_s(tries: int, key: str, *, base_s: float = 0.5, cap_s: float = 60.0) -> float:
+    """Pause before the next try of something that failed ``tries`` times.
+
+    Full jitter, uniform in (0, min(cap, base * 2**tries)] ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015), with
+    the chance drawn from ``key`` and ``tries``: rows that failed together do not come back together, and ``decide`` stays pure.
+    """
+    drawn = int.from_bytes(hashlib.blake2b(f"{key}/{tries}".encode(), digest_size=8).digest()) + 1
+    return float(min(cap_s, base_s * 2.0 ** min(tries, 20)) * drawn / 2.0**64)

@@ -1,59 +1,64 @@
-"""The tables, and the steps that bring an older database forward.
+"""The tables, once for SQLite and PostgreSQL.
 
-Written for SQLite and PostgreSQL alike: no type, function or clause that only one of them has. SQLAlchemy takes 0.13 s to
-import, so the embedded store loads this module only for a database that an older or newer release has left; a new one
-it makes from :mod:`ddl`, the text of these tables.
+This is the source: :mod:`ddl` is compiled from it, and a test demands that the two and the steps of :mod:`migrations` agree.
+SQLAlchemy takes 0.13 s to import, so no store loads this module.
 """
 
 from __future__ import annotations
-
-import sqlite3
-from collections.abc import Callable
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     Column,
-    Connection,
     Double,
     ForeignKey,
     Index,
     Integer,
     MetaData,
-    StaticPool,
     String,
     Table,
     Text,
-    create_engine,
-    exc,
-    func,
-    insert,
-    inspect,
-    select,
+    text,
 )
-
-from ml_toolbox.base.errors import Unsupported
+from sqlalchemy.types import TypeEngine
 
 metadata = MetaData()
+
+
+def _key(length: int) -> TypeEngine[str]:
+    """Text that is sorted by its bytes on both databases, whatever language the server was set up for."""
+    return String(length, collation="C").with_variant(String(length), "sqlite")
+
+
+def _json() -> TypeEngine[str]:
+    # Text on PostgreSQL: its JSON types refuse NaN, which a diverged training reports, and JSONB rewrites numbers.
+    return Text().with_variant(JSON(), "sqlite")
+
+
+def _counted() -> TypeEngine[int]:
+    # SQLite counts by itself only in a column declared INTEGER PRIMARY KEY.
+    return BigInteger().with_variant(Integer, "sqlite")
+
 
 schema_version = Table(
     "schema_version",
     metadata,
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("applied_at", Double, nullable=False),
+    Column("readable_by", Integer),
 )
 
 work = Table(
     "work",
     metadata,
-    Column("id", String(64), primary_key=True),
+    Column("id", _key(64), primary_key=True),
     Column("kind", String(32), nullable=False),
     Column("name", String(128), nullable=False),
     Column("phase", String(32), nullable=False),
     Column("state", String(32), nullable=False),
     Column("wish", String(16), nullable=False),
-    Column("spec", JSON, nullable=False),
-    Column("data", JSON, nullable=False),
+    Column("spec", _json(), nullable=False),
+    Column("data", _json(), nullable=False),
     Column("due_at", Double),
     Column("lease_owner", Text, nullable=False),
     Column("lease_token", BigInteger, nullable=False),
@@ -61,61 +66,87 @@ work = Table(
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
     Column("ended_at", Double),
+    Column("place", String(128), nullable=False, server_default=""),
+    # As JSON beside the rows of `work_scope`: read with the row, which claims do for hundreds at a time.
+    Column("scopes", _json(), nullable=False, server_default="[]"),
     Index("work_by_name", "kind", "name", "id"),
     Index("work_by_due", "due_at"),
+    Index(
+        "work_by_owner",
+        "lease_owner",
+        sqlite_where=text("lease_owner <> ''"),
+        postgresql_where=text("lease_owner <> ''"),
+    ),
+)
+
+work_scope = Table(
+    "work_scope",
+    metadata,
+    Column("scope", _key(160), primary_key=True),
+    Column("work_id", _key(64), ForeignKey("work.id"), primary_key=True),
 )
 
 transition = Table(
     "transition",
     metadata,
-    # SQLite counts by itself only in a column declared INTEGER PRIMARY KEY.
-    Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-    Column("work_id", String(64), ForeignKey("work.id"), nullable=False, index=True),
+    Column("seq", _counted(), primary_key=True, autoincrement=True),
+    Column("work_id", _key(64), ForeignKey("work.id"), nullable=False, index=True),
     Column("at", Double, nullable=False),
     Column("phase", String(32), nullable=False),
     Column("state", String(32), nullable=False),
     Column("message", Text, nullable=False),
     Column("lease_token", BigInteger, nullable=False),
+    Column("cause", Text, nullable=False, server_default=""),
+    Column("level", String(16), nullable=False, server_default="info"),
+)
+
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("seq", _counted(), primary_key=True, autoincrement=True),
+    Column("at", Double, nullable=False),
+    Column("work_id", _key(64), ForeignKey("work.id"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("held", BigInteger, nullable=False),
+    Column("spent", BigInteger, nullable=False),
+    Column("hourly", BigInteger, nullable=False),
+    Column("running", BigInteger, nullable=False),
+    Column("month", String(7), nullable=False),
+    Column("reason", Text, nullable=False),
+    Index("ledger_by_work", "work_id", "seq"),
+    Index("ledger_by_time", "at"),
+)
+
+budget = Table(
+    "budget",
+    metadata,
+    Column("scope", _key(160), primary_key=True),
+    Column("meter", _key(16), primary_key=True),
+    Column("period", _key(16), primary_key=True),
+    Column("most", BigInteger, nullable=False),
+    Column("month", String(7), nullable=False),
+    Column("held", BigInteger, nullable=False),
+    Column("spent", BigInteger, nullable=False),
+)
+
+place = Table(
+    "place",
+    metadata,
+    Column("place", _key(128), primary_key=True),
+    Column("first_at", Double, nullable=False),
 )
 
 
-def _create(connection: Connection) -> None:
-    metadata.create_all(connection, checkfirst=False)
+def compiled(dialect: str) -> tuple[str, ...]:
+    """The statements that make these tables, in order: ``sqlite`` or ``postgresql``."""
+    from sqlalchemy.dialects import postgresql, sqlite
+    from sqlalchemy.engine.interfaces import Dialect
+    from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 
-
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_create,)
-"""Step n brings version n to n+1. Steps are only ever appended; a released one is never edited."""
-
-
-def migrate(connection: Connection, now: float) -> None:
-    """Bring the database to this release's schema, inside the caller's write transaction.
-
-    Raises :class:`Unsupported` when a newer release has already been here: guessing at its meaning could lose work.
-    """
-    version = 0
-    if inspect(connection).has_table(schema_version.name):
-        version = connection.execute(select(func.max(schema_version.c.version))).scalar_one()
-    if version > len(MIGRATIONS):
-        raise Unsupported(
-            f"the state database has schema {version}; this release knows up to {len(MIGRATIONS)}",
-            hint="upgrade ml-toolbox to the release that was used last on this home",
-        )
-    for number, step in enumerate(MIGRATIONS[version:], start=version + 1):
-        step(connection)
-        connection.execute(insert(schema_version).values(version=number, applied_at=now))
-
-
-def migrate_sqlite(connection: sqlite3.Connection, now: float) -> None:
-    """:func:`migrate` on a connection of the driver's own, in the write transaction it has begun; commits it.
-
-    Raises like :func:`migrate`, and the driver's own errors.
-    """
-    engine = create_engine("sqlite://", creator=lambda: connection, poolclass=StaticPool)
-    try:
-        with engine.connect() as wrapped:
-            migrate(wrapped, now)
-            wrapped.commit()
-    except exc.DBAPIError as error:
-        if isinstance(error.orig, sqlite3.Error):
-            raise error.orig from error
-        raise
+    made: Dialect = sqlite.dialect() if dialect == "sqlite" else postgresql.dialect()  # type: ignore[no-untyped-call]
+    elements: list[ExecutableDDLElement] = []
+    for table in metadata.sorted_tables:
+        indexes = sorted(table.indexes, key=lambda index: str(index.name))
+        elements += [CreateTable(table), *map(CreateIndex, indexes)]
+    return tuple(" ".join(str(element.compile(dialect=made)).split()) for element in elements)
