@@ -215,8 +215,7 @@ class Registry:
         """Every model, by name. Costs a few small reads for each."""
         found = []
         for name in self._resolver.model_names():
-            head = self._heads.read(name)
-            last = self._commits.last(name, head.last)
+            head, last = self._resolver.moment(name)
             if last and (include_deleted or not head.model_deleted):
                 found.append(self._resolver.model(name, head, last))
         return tuple(found)
@@ -398,7 +397,7 @@ class Registry:
     def _change_deletion(self, ref: ModelRef, decide: DecideVersion) -> None:
         """Like ``_change``, for versions that may be deleted."""
         self._require_writable()
-        number = self._resolver.number(ref, self._heads.read(ref.name))
+        number = self._resolver.number(ref, *self._resolver.at(ref))
         self._heads.swap(ref.name, lambda head: decide(head, ref.name, number))
 
     def _change_model(self, name: str, decide: Decide) -> None:
