@@ -45,8 +45,8 @@ def plan(seed: int, client: int) -> Iterator[Step]:
     for turn in range(OPERATIONS):
         kind = generator.choices(list(WEIGHTS), weights=list(WEIGHTS.values()))[0]
         asked = Step(kind, generator.choice(MODELS), part_of=f"{client}.{turn}")
-        highest = 2 + turn * CLIENTS * WEIGHTS["register"] // (len(MODELS) * sum(WEIGHTS.values()))
-        number = generator.randint(max(1, highest - 4), highest)
+        expected = 1 + turn * CLIENTS * WEIGHTS["register"] // (len(MODELS) * sum(WEIGHTS.values()))
+        number = generator.randint(max(1, expected - 6), expected)
         yield _with_arguments(generator, asked, number)
 
 
@@ -131,9 +131,7 @@ class Client:
 
     def _promote(self, asked: Step) -> Any:
         ref = f"{asked.model}:{asked.number}"
-        return view(
-            self._registry.promote(ref, asked.stage, archive_existing=asked.archive, alias=asked.alias or None)
-        )
+        return view(self._registry.promote(ref, asked.stage, archive_existing=asked.archive, alias=asked.alias or None))
 
     def _promote_resolved(self, asked: Step) -> Any:
         ref = f"{asked.model}@{asked.alias}"

@@ -19,7 +19,7 @@ from ml_toolbox.features.registry import Registry
 from ml_toolbox.objects import open_store
 from ml_toolbox.ports.objects import ObjectStore
 from ml_toolbox.testing.linearizability import Operation
-from tests.linearizability.clients import CLIENTS, Client
+from tests.linearizability.clients import CLIENTS, OPERATIONS, Client
 from tests.linearizability.turns import Turns, TurnsClock
 from tests.unit.features.registry.support import Fault, FaultyStore
 
@@ -108,40 +108,48 @@ class Processes:
 
     def __init__(self, package: Path) -> None:
         self._package = package
-        self._running: list[subprocess.Popen[bytes]] = [self._start(name) for name in range(CLIENTS)]
+        self._running = [self._start(name) for name in range(CLIENTS)]
 
     def _start(self, name: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "tests.linearizability.histories", str(name), str(self._package)]
-        return subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        return subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def record(self, uri: str, seed: int, *, kill: bool) -> Record:
         record = Record()
         for process in self._running:
             _send(process, f"{uri} {seed}")
-            assert _line(process) == b"ready\n"
+        assert [_line(process) for process in self._running] == [b"ready\n"] * CLIENTS
         for process in self._running:
             _send(process, "go")
         victim = seed % CLIENTS if kill else -1
-        killer = threading.Timer(random.Random(seed).uniform(0.01, 0.3), self._kill, (victim,))
-        if kill:
-            killer.start()
-        for name, process in enumerate(self._running):
-            while (line := _line(process)) not in (b"end\n", b""):
-                if line.endswith(b"\n"):
-                    record.log(*pickle.loads(base64.b64decode(line)))
-            assert line or name == victim, f"client {name} died by itself"
-        if kill:
-            killer.cancel()
-            killer.join()
-            self._replace(victim)
+        # Two lines an operation: dead in the middle of one, or between two.
+        lines = random.Random(seed).randint(1, 2 * OPERATIONS - 10)
+        listeners = [
+            threading.Thread(target=self._listen, args=(name, record, lines if name == victim else 0))
+            for name in range(CLIENTS)
+        ]
+        for listener in listeners:
+            listener.start()
+        for listener in listeners:
+            listener.join()
+        dead = [name for name, process in enumerate(self._running) if process.poll() is not None]
+        assert dead == ([victim] if kill else []), "a client died by itself"
+        for name in dead:
+            self._end(self._running[name])
+            self._running[name] = self._start(name)
         return record
 
-    def _kill(self, name: int) -> None:
-        self._running[name].send_signal(signal.SIGKILL)
-
-    def _replace(self, name: int) -> None:
-        self._end(self._running[name])
-        self._running[name] = self._start(name)
+    def _listen(self, name: int, record: Record, kill_after: int) -> None:
+        process = self._running[name]
+        heard = 0
+        while (line := _line(process)) not in (b"end\n", b""):
+            if line.endswith(b"\n"):  # else it died while it spoke
+                record.log(*pickle.loads(base64.b64decode(line)))
+            heard += 1
+            if heard == kill_after:
+                process.send_signal(signal.SIGKILL)
+        if kill_after:
+            process.wait(timeout=_END_LIMIT_S)
 
     def close(self) -> None:
         for process in self._running:
@@ -159,6 +167,7 @@ class Processes:
 def _send(process: subprocess.Popen[bytes], line: str) -> None:
     assert process.stdin is not None
     process.stdin.write(line.encode() + b"\n")
+    process.stdin.flush()
 
 
 def _line(process: subprocess.Popen[bytes]) -> bytes:

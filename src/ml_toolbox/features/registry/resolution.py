@@ -214,7 +214,9 @@ class _Replaced(ToolboxError):
 
 
 def _no_model(name: str) -> NotFound:
-    return NotFound(f"there is no model {name!r}", hint="mltoolbox models list shows the registered ones", resource=name)
+    return NotFound(
+        f"there is no model {name!r}", hint="mltoolbox models list shows the registered ones", resource=name
+    )
 
 
 def latest(head: Head, last: int) -> int:
