@@ -200,7 +200,10 @@ def steps_of(asked: Step, answer: Any) -> dict[Step, Any]:
     if asked.kind in ("models", "search"):
         # Each model's part has its own moment within the call.
         kind, absent = ("listed", NOT_FOUND) if asked.kind == "models" else ("found", ())
-        return {} if answer is None else {Step(kind, name): answer.get(name, absent) for name in MODELS}
+        if answer is None:
+            return {}
+        # An error is nobody's answer: that of no model.
+        return {Step(kind, name): answer.get(name, absent) if isinstance(answer, dict) else answer for name in MODELS}
     return {asked: UNKNOWN if answer is None else answer}
 
 

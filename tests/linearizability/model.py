@@ -98,10 +98,8 @@ class One:
 
     def target(self, step: Step) -> int:
         """The live version that number, alias or stage means; the latest when none is given; 0 when there is none."""
-        if step.alias:
-            number = dict(self.aliases).get(step.alias, 0)
-        else:
-            number = step.number or self.latest(step.stage)
+        aliased = dict(self.aliases).get(step.alias, 0)
+        number = aliased if step.alias else step.number or self.latest(step.stage)
         return number if self.is_live(number) else 0
 
 

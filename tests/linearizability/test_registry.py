@@ -1,6 +1,6 @@
 """The registry is linearizable, model by model: histories of four clients with fifty random operations each, on every store.
 
-``make test`` checks 200 histories, ``make slow`` 1,000 more. A failure names its seed; the same operations run again with
+``make test`` checks 240 histories, ``make slow`` 1,500 more. A failure names its seed; the same operations run again with
 
     MLT_HISTORY=<seed> pytest tests/linearizability -k memory
 
@@ -106,14 +106,14 @@ def unclear(seed: int) -> Fault:
 
 
 @pytest.mark.usefixtures("repeatable")
-@pytest.mark.parametrize("seeds", blocks(80, 300, 20))
+@pytest.mark.parametrize("seeds", blocks(100, 600, 20))
 def test_memory(package: Path, seeds: range) -> None:
     for seed in seeds:
         judge(in_turns(memory(), package, seed), "memory", seed)
 
 
 @pytest.mark.usefixtures("repeatable")
-@pytest.mark.parametrize("seeds", blocks(40, 200, 20))
+@pytest.mark.parametrize("seeds", blocks(60, 400, 20))
 def test_memory_with_unclear_answers(package: Path, seeds: range) -> None:
     for seed in seeds:
         judge(in_turns(memory(), package, seed, fault=unclear(seed)), "memory_with_unclear_answers", seed)

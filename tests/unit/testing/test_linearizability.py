@@ -150,7 +150,7 @@ def test_a_failure_is_told_with_the_shortest_prefix_that_has_none() -> None:
     assert "[5 .. 6] ('read', None) -> 0" in told
     assert str(good[1]) in told, "what was under way is shown"
     assert str(later[0]) not in told, "what came later is not"
-    with pytest.raises(AssertionError, match="(?s)seed 7.*not linearizable"):
+    with pytest.raises(AssertionError, match=r"(?s)seed 7.*not linearizable"):
         assert_linearizable(REGISTER, [*good, culprit], about="seed 7")
 
 
@@ -195,7 +195,7 @@ def test_a_search_that_takes_too_long_says_so() -> None:
     assert verdict.outcome == "undecided"
     assert not verdict.ok
     assert "given up" in str(verdict)
-    with pytest.raises(AssertionError, match="violated|not linearizable"):
+    with pytest.raises(AssertionError, match="not linearizable"):
         assert_linearizable(REGISTER, history)
 
 
