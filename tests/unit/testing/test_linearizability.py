@@ -220,11 +220,12 @@ def brute_force(model: Model[int], history: list[Operation]) -> bool:
 
 
 def explains(model: Model[int], order: tuple[Operation, ...]) -> bool:
-    state: int | None = model.initial
+    state = model.initial
     for operation in order:
-        state = model.step(state, operation.input, operation.output)
-        if state is None:
+        following = model.step(state, operation.input, operation.output)
+        if following is None:
             return False
+        state = following
     return True
 
 

@@ -59,6 +59,19 @@ class Registry:
     version), ``NAME:3``, or ``NAME@ALIAS`` where a stage is also an alias; methods that change a *model* take the bare
     name for the model itself and say so.
 
+    What may be relied on while others write:
+
+    - One model is linearizable. Every method that reads or changes one model (``get``, ``versions``, ``model``, ``promote``,
+      aliases, tags, deletion, restoring) acts at one moment between its call and its return, and sees everything that
+      returned before it was called, in whichever process. Only what never changes is remembered between calls.
+    - ``register`` is up to three such moments: it looks whether the model is deleted, commits the number, sets the alias.
+      A registration under way while the model is deleted may thus still commit; it is hidden with the model.
+    - An alias or stage whose version is to be *changed* (``promote("m@champion", ...)``) is resolved at one moment, and the
+      version found is changed at a later one.
+    - ``models`` and ``search`` answer for each model as of one moment during the call, for different models as of
+      different ones. ``compare``, ``lineage`` and ``audit`` are several reads: everything that returned before the call is in
+      them, and what happens meanwhile may be.
+
     Args:
         store: the root of the registry. Writing needs conditional create and compare-and-swap.
         actor: who acts, as written into versions and the audit trail.
