@@ -24,7 +24,7 @@ UNKNOWN: Final = "outcome unknown"
 """What ``step`` gets as the output of an operation without a return."""
 CONFIGURATIONS = 5_000_000
 """Visited configurations after which the search gives up: 20 s and 0.7 GB with a state as small as an integer (measured:
-4 us and 140 bytes each). A history of four clients visits one or two for each operation."""
+4 us and 140 bytes each). A history of four clients visits some three for each operation at most."""
 _SHOWN_STATES = 3
 _SHOWN_ORDER = 12
 
