@@ -318,7 +318,7 @@ def test_a_queue_runs_in_order_and_a_waiting_job_can_be_stopped(bench: Bench, tm
     assert order.read_text().split() == ["row-0000", "row-0001", "row-0003"]
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_requirements_make_an_environment_once(bench: Bench, tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path)
     environment = Environment(requirements=(str(wheel),))
