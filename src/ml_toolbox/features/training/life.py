@@ -383,6 +383,7 @@ def _not_found(row: Row, data: JobData, order: JobOrder, now: float) -> Decision
         ),
         started_at=before.started_at if before else None,
         ended_at=now,
+        billed_s=attempts.vanished_s(attempt, order, before, attempt.absence.last_at or now),
         checkpoint=before.checkpoint if before else None,
     )
     return _finished(row, replace(looked, observation=lost), order, lost, now)
@@ -456,6 +457,8 @@ def _missing(row: Row, data: JobData, order: JobOrder, now: float) -> Decision:
     absence = one.absence.noticed(now, since=data.delete_sent_at, window_s=window_s)
     if absence.certain:
         last = data.observation or JobObservation(state=JobState.STOPPED)
+        gone_by = one.absence.last_at or now
+        last = replace(last, billed_s=attempts.vanished_s(one, order, data.observation, gone_by))
         return _deleted_one(row, data, order, last, now)
     kept = (*data.attempts[: data.deleted], replace(one, absence=absence), *data.attempts[data.deleted + 1 :])
     look_at = absence.next_look_at(now, since=data.delete_sent_at, window_s=window_s)
