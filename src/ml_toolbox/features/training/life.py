@@ -161,10 +161,14 @@ def _creating(row: Row, data: JobData, order: JobOrder, event: Event, now: float
 
 def _resolve(row: Row, data: JobData, order: JobOrder, now: float) -> Decision:
     """Find out whether the resource exists. Repeating the call is as good as looking where a token or name is honoured; a
-    refusal that came after an unknown outcome, and a wish to be rid of it, leave only looking."""
+    refusal that came after an unknown outcome, and a wish to be rid of it, leave only looking.
+
+    Either way the phase says from now on that an earlier call may have had its effect: a refusal of the next one (credentials
+    that have expired meanwhile, a name that is taken - by the resource we do not see yet) must not count as the attempt's end.
+    """
     repeatable = order.idempotency.kind != "none" and not row.wish and data.failure is None
     if repeatable:
-        return _change(row, data, Phase(row.phase), row.state, "", effect=SUBMIT)
+        return _change(row, data, Phase.UNKNOWN, row.state, "", effect=SUBMIT)
     look_at = data.attempt.absence.next_look_at(
         now, since=data.attempt.tried_at, window_s=order.idempotency.visibility_window_s
     )
