@@ -57,13 +57,14 @@ class _NoKeeper:
 class _Process:
     """One life of one process: an agent that goes round, or a user's command."""
 
-    __slots__ = ("agent", "around", "host", "name", "thread", "wake_at")
+    __slots__ = ("agent", "around", "host", "name", "pacer", "thread", "wake_at")
 
     def __init__(self, name: str, host: int) -> None:
         self.name = name
         self.host = host
         self.thread: Any = None
         self.wake_at = 0.0
+        self.pacer: Pacer
         self.agent: Agent
         self.around: Surroundings
 
@@ -128,6 +129,7 @@ class Simulation:
         self._wishes: dict[str, Wish] = {}
         self.steps = self.crashes = self.pauses = 0
         self.labels: set[str] = set()
+        self._told = (0, 0, 0)
 
     # -- one run ------------------------------------------------------------------------------------------------------
 
@@ -258,11 +260,12 @@ class Simulation:
         process = _Process(f"{kind}{host}.{self._lives}", host)
         skew = (0.0, self.profile.users_skew_s, -self.profile.users_skew_s)[host % 3]
         clock = HostClock(self.time, skew, self._sleep)
+        process.pacer = Pacer(clock)
         runner = Runner(
             self.store,
             self._workflows,
             lease_s=self.profile.lease_s,
-            pacer=Pacer(clock),
+            pacer=process.pacer,
             keeper=_NoKeeper(),
             owner=process.name,
         )
@@ -279,7 +282,13 @@ class Simulation:
     def _start(self, host: int) -> None:
         process = self._process(host, "agent")
         runner = process.around.runner
-        collector = Collector(self.store, self._workflows, owner=process.name, lease_s=self.profile.lease_s)
+        collector = Collector(
+            self.store,
+            self._workflows,
+            owner=process.name,
+            lease_s=self.profile.lease_s,
+            pacer=process.pacer,
+        )
         process.agent = Agent(self.store, runner, self._workflows, collector)
         self._idle.append(process)
 
@@ -296,6 +305,8 @@ class Simulation:
         before, self._current = self._current, process
         process.thread.switch()
         self._current = before
+        if self._trace is not None:
+            self._tell_news(self._trace)
 
     def _round(self, process: _Process) -> None:
         try:
@@ -448,6 +459,23 @@ class Simulation:
             retries={view.row.id: view.user_error_retries for view in views},
         )
 
+    def _tell_news(self, trace: list[str]) -> None:
+        """What the platform and the store wrote down since the last time."""
+        calls, occurrences, lines = self.cloud.calls, self.store.occurrences(), self.store.lines()
+        news: list[tuple[float, str]] = [
+            (call.at, f"{call.by}: {call.operation} {call.target} -> {call.answer}") for call in calls[self._told[0] :]
+        ]
+        for one in occurrences[self._told[1] :]:
+            step = one.transition
+            what = f"{one.work_id[-4:]} {step.phase} ({step.state}) [{step.lease_token}] {step.cause}: {step.message}"
+            news.append((step.at, what))
+        for line in lines[self._told[2] :]:
+            paid = line.posting
+            what = f"{line.work_id[-4:]} {paid.kind} {paid.attempt}: held {paid.held:+}, spent {paid.spent:+} {paid.reason}"
+            news.append((line.at, what))
+        self._told = len(calls), len(occurrences), len(lines)
+        trace.extend(f"{at - self.began:10.2f}      {what}" for at, what in sorted(news, key=lambda entry: entry[0]))
+
     def _say(self, text: str) -> None:
         if self._trace is not None:
             self._trace.append(f"{self.time.at - self.began:10.2f}  {text}")
@@ -489,6 +517,7 @@ def _existed(one: Resource, now: float) -> Existed:
         ended_at=ended if ended <= now else NEVER,
         gone_at=min(one.gone_at, one.forgotten_at) if min(one.gone_at, one.forgotten_at) <= now else NEVER,
         outcome=one.outcome,
+        removed_by_others=one.forgotten_at < min(one.gone_at, now),
     )
 
 
