@@ -27,7 +27,7 @@ def jobs() -> None:
 def list_jobs(limit: int, as_json: bool) -> None:
     """List jobs, newest first."""
     toolbox = Toolbox()
-    found = toolbox.training.list(limit=limit) if toolbox.state_path.exists() else ()
+    found = toolbox.training.list(limit=limit) if toolbox.has_state else ()
     if as_json:
         print_json(found)
         return

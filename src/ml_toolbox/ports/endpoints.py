@@ -15,6 +15,18 @@ CAPABILITIES = ("variants", "replicas", "scale-to-zero", "accelerators", "fixed-
 """The optional powers an endpoint backend may declare as lacking."""
 
 
+def needs(spec: EndpointSpec) -> tuple[str, ...]:
+    """The optional powers that this endpoint asks for, for ``ports.lacks.declared_reason``."""
+    asked = {
+        "variants": len(spec.variants) > 1,
+        "replicas": spec.replicas > 1,
+        "accelerators": bool(spec.resources.accelerators),
+        "fixed-port": spec.port is not None,
+        "memory-limit": spec.resources.memory_gib is not None,
+    }
+    return tuple(capability for capability, is_asked in asked.items() if is_asked)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointRequest:
     """Exactly what would be sent: data only, made by the pure ``build``."""
@@ -22,6 +34,11 @@ class EndpointRequest:
     name: str
     body: Mapping[str, Any]
     tags: Mapping[str, str]
+
+    @classmethod
+    def of(cls, spec: EndpointSpec, owner: Owner, body: Mapping[str, Any]) -> EndpointRequest:
+        """The request with the name and tags that every backend gives it, around a body of its own."""
+        return cls(name=spec.name, body=body, tags={**spec.tags, **owner.tags("never")})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -280,6 +280,35 @@ class JobBackendTests:
         assert [found for found, _ in backend.list_by_tag({TAG_OWNER: owner.row})] == [job.id]
         self._delete(backend, job.id)
 
+    def test_another_job_of_the_same_name_is_not_made(self, backend: JobBackend, folder: Path) -> None:
+        if backend.idempotency.kind != "name":
+            return
+        request = backend.build(self._spec(folder, "print(1)\n"), self._owner())
+        job_id = backend.submit(request, "one token")
+        try:
+            assert backend.submit(request, "another token") == job_id
+        except Conflict:
+            pass  # as good: the loop looks the owner's tags up
+        self._delete(backend, job_id)
+
+    def test_what_was_made_is_found_by_its_owner_tags_within_the_window(
+        self, start: Callable[..., _Running], backend: JobBackend
+    ) -> None:
+        """Where nothing else is honoured, this is all that the loop has after an answer was lost."""
+        row = new_ulid()
+        job = start(_SLEEPER, row=row)
+        tags = {TAG_INSTALL: _INSTALL, TAG_OWNER: row, TAG_ATTEMPT: "1"}
+        self._within_the_window(backend, lambda: [found for found, _ in backend.list_by_tag(tags)] == [job.id])
+        self._delete(backend, job.id)
+        self._within_the_window(backend, lambda: not list(backend.list_by_tag(tags)))
+
+    def _within_the_window(self, backend: JobBackend, reached: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + backend.idempotency.visibility_window_s
+        while not reached():
+            window = f"{backend.idempotency.visibility_window_s:g} s"
+            assert time.monotonic() <= deadline, f"the declared visibility window of {window} is not kept"
+            time.sleep(0.01)
+
     def test_the_same_token_with_another_body_is_a_conflict(self, backend: JobBackend, folder: Path) -> None:
         if backend.idempotency.kind != "token":
             return

@@ -53,6 +53,7 @@ def die_at(number: int) -> list[str]:
 
 class Scene:
     def __init__(self, store: MemoryStore, lease_s: float = 60.0) -> None:
+        assert isinstance(store.clock, FakeClock)
         self.store = store
         self.clock = store.clock
         self.platform = Platform()

@@ -64,7 +64,9 @@ class Serving:
         self._planner = planner
         self._actor = actor
         self._clock = clock or SystemClock()
-        self._runner = runner or Runner(store, [EndpointWorkflow(backends, install)])
+        self.workflow = EndpointWorkflow(backends, install)
+        """How the loop drives endpoints."""
+        self._runner = runner or Runner(store, [self.workflow])
         self._owner = this_owner() if runner is None else runner.owner
 
     # -- changes ------------------------------------------------------------------------------------------------------

@@ -76,8 +76,9 @@ class Training:
         self._register = register
         self._resolve_input = resolve_input
         self._clock = clock or SystemClock()
-        self._workflow = JobWorkflow(backends, register, install)
-        self._runner = Runner(store, [self._workflow])
+        self.workflow = JobWorkflow(backends, register, install)
+        """How the loop drives jobs."""
+        self._runner = Runner(store, [self.workflow])
 
     def submit(self, spec: JobSpec, on: str = "local") -> Job:
         """Freeze the sources, write the intent, start the job; returns once the backend has it.
@@ -97,7 +98,7 @@ class Training:
             raise no_script(ready)
         job = replace(ready, source=str(frozen.folder))
         row_id = new_ulid(self._store.now())
-        request = self._workflow.request(row_id, job, frozen.sha256, backend, 1)
+        request = self.workflow.request(row_id, job, frozen.sha256, backend, 1)
         order = JobOrder(
             job=job,
             backend=on,
@@ -115,7 +116,13 @@ class Training:
 
     def _scopes(self, order: JobOrder) -> tuple[str, ...]:
         """Whose budgets pay."""
-        named = (("user", self._actor), ("project", order.job.project), ("backend", order.backend))
+        job = order.job
+        named = (
+            ("user", self._actor),
+            ("project", job.project),
+            ("profile", job.profile),
+            ("backend", order.backend),
+        )
         return ("all", *(f"{scope}:{name}" for scope, name in named if name))
 
     def get(self, name_or_id: str) -> JobRecord:
@@ -233,7 +240,7 @@ class Training:
         return record_of(row, seen)
 
     def _observe(self, row: Row) -> JobObservation:
-        return self._workflow.observe(row)
+        return self.workflow.observe(row)
 
     def _drive_when_due(self, row: Row) -> Row:
         return self._runner.drive(row.id) if self._is_due(row) and row.phase != Phase.ACTIVE else row

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import shutil
 import sys
@@ -20,8 +19,8 @@ from ml_toolbox.base.processes import ProcessIdentity
 from ml_toolbox.domain.jobs import Accelerators, JobSpec
 from ml_toolbox.domain.offers import Offer
 from ml_toolbox.engine.crash import crash_point
-from ml_toolbox.ports.jobs import TAG_OWNER, Idempotency, JobObservation, JobRequest, LogChunk, Owner
-from ml_toolbox.ports.lacks import Lacking
+from ml_toolbox.ports.jobs import TAG_OWNER, Idempotency, JobObservation, JobRequest, LogChunk, Owner, needs
+from ml_toolbox.ports.lacks import Lacking, declared_reason
 from ml_toolbox.ports.provider import ProviderContext
 from ml_toolbox.providers.local import environments, supervisors
 from ml_toolbox.providers.local.lacks import JOBS as LACKS
@@ -60,12 +59,8 @@ class LocalJobBackend:
 
     def refuses(self, spec: JobSpec) -> str | None:
         wanted, machine = spec.resources, self._machine
-        if wanted.spot:
-            return LACKS["spot"].reason
-        if wanted.nodes > 1:
-            return LACKS["multi-node"].reason
-        if spec.environment.image:
-            return LACKS["images"].reason
+        if reason := declared_reason(LACKS, needs(spec)):
+            return reason
         if wanted.cpus is not None and wanted.cpus > machine.cpus:
             return f"it asks for {wanted.cpus:g} cores; this machine has {machine.cpus}"
         if wanted.memory_gib is not None and wanted.memory_gib > machine.memory_gib:
@@ -110,11 +105,7 @@ class LocalJobBackend:
             "metrics": dict(spec.metrics),
             "display_name": spec.name,
         }
-        # The supervisor ends the job at its time limit, so nothing here outlives the moment named by this tag.
-        tags = {**spec.tags, **owner.tags(f"start+{math.ceil(spec.limits.max_duration_s)}s")}
-        name = f"mlt-{owner.install}-job-{owner.row}-a{owner.attempt}"
-        max_run_s = spec.limits.max_duration_s + spec.limits.stop_grace_s
-        return JobRequest(name=name, body=body, tags=tags, max_run_s=max_run_s)
+        return JobRequest.of(spec, owner, body)
 
     def submit(self, request: JobRequest, token: str) -> str:
         if not processes.supported():
