@@ -31,6 +31,14 @@ class MemoryStore:
     def now(self) -> float:
         return self.clock.now()
 
+    def rows(self) -> tuple[Row, ...]:
+        """Every row, oldest first."""
+        return tuple(self._rows.values())
+
+    def stored_limits(self) -> tuple[Limit, ...]:
+        """Every limit as it is kept, with the month that its sums belong to."""
+        return tuple(limit for _, limit in sorted(self._limits.items()))
+
     def close(self) -> None:
         """Nothing to give up; what was written stays readable, as on a disk."""
 
@@ -221,7 +229,8 @@ class MemoryStore:
                 phase=change.phase,
                 state=change.state,
                 data=change.data,
-                due_at=change.due_at,
+                # A wish that the decision did not know of: due, so that it is met even if the writer dies at this moment.
+                due_at=change.due_at if held.wish == write.row.wish else now,
                 updated_at=now,
                 ended_at=now if change.ended and held.ended_at is None else held.ended_at,
             )
