@@ -8,11 +8,12 @@ and charged, for the checker, and knows nothing of the loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Any, NamedTuple, TypeVar
 
 from ml_toolbox.base.errors import Conflict, Denied, Invalid, NoCapacity, NotYet, Throttled, ToolboxError, Unavailable
+from ml_toolbox.ports.jobs import TAG_OWNER
 from ml_toolbox.testing.simulator.profile import Profile
 from ml_toolbox.testing.simulator.timing import VirtualTime
 
@@ -52,11 +53,12 @@ class Resource:
     ends_at: float
     outcome: str
     """What it ends as: a final job state, with the kind of failure behind a colon."""
+    stale: bool = False
+    """Its caller had stood still, and somebody else had taken over its row when the call was sent."""
     gone_at: float = NEVER
     asked_to_stop_at: float = NEVER
     forgotten_at: float = NEVER
     """When the platform itself drops the ended job."""
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def billed_s(self, now: float) -> float:
         return max(0.0, min(now, self.ends_at, self.gone_at) - self.starts_at)
@@ -88,6 +90,7 @@ class Cloud:
     Args:
         point: passed at every boundary inside a call; it may raise (the caller dies) or let others go on for a while.
         caller: who is calling now.
+        holds: whether that process still holds the row's lease.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class Cloud:
         place: str,
         point: Callable[[str], None],
         caller: Callable[[], str],
+        holds: Callable[[str, str], bool],
     ) -> None:
         self.profile, self.random, self.time, self.place = profile, random, time, place
         self.resources: dict[str, Resource] = {}
@@ -107,7 +111,7 @@ class Cloud:
         self.hostile = True
         self.late: list[tuple[float, Callable[[], object]]] = []
         """Effects that are still to happen: time and what."""
-        self._point, self._caller = point, caller
+        self._point, self._caller, self._holds = point, caller, holds
         self._by_token: dict[str, Resource] = {}
         self._tokens_left = profile.burst
         self._filled_at = time.at
@@ -191,9 +195,13 @@ class Cloud:
     ) -> str:
         """Make a resource, under the rule of the profile's class."""
         asked_at, by = self.time.at, self._caller()
+        stale = not self._holds(tags.get(TAG_OWNER, ""), by)
 
         def effect() -> Resource:
-            return self._create(kind, name, token, body, tags, max_run_s, hourly, asked_at, by)
+            made = self._create(kind, name, token, body, tags, max_run_s, hourly, asked_at, by)
+            if made.by == by and made.created_at == self.time.at:
+                made.stale = stale
+            return made
 
         if self.hostile and self.random.random() < self.profile.fails_late * (self.profile.window_s > 0):
             self._refuse_early("create", name)
@@ -240,6 +248,7 @@ class Cloud:
     def put(self, name: str, body: Any, tags: Mapping[str, str], *, max_run_s: float, hourly: int) -> None:
         """Make the endpoint of this name, or change it."""
         by, asked_at = self._caller(), self.time.at
+        stale = not self._holds(tags.get(TAG_OWNER, ""), by)
 
         def effect() -> None:
             one = self.endpoint_named(name)
@@ -249,6 +258,7 @@ class Cloud:
                 one.body = body
             else:
                 one = self._born("endpoint", name, "", body, tags, max_run_s, hourly, asked_at, by)
+                one.stale = stale
                 self.resources[one.id] = one
             self._point("cloud:put:effect")
 

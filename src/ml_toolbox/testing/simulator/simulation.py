@@ -18,6 +18,7 @@ from ml_toolbox.base.errors import Bug, MissingExtra, NotFound, ToolboxError
 from ml_toolbox.engine import crash
 from ml_toolbox.engine.agent import Agent
 from ml_toolbox.engine.collection import Collector
+from ml_toolbox.engine.ledger import month_of
 from ml_toolbox.engine.pacing import Pacer
 from ml_toolbox.engine.rows import WISH_ORDER, Row, Wish
 from ml_toolbox.engine.runner import Runner
@@ -107,7 +108,7 @@ class Simulation:
         self.began = self.time.at
         self.store = MemoryStore(self.time)
         self.cloud = Cloud(
-            self.profile, self.random, self.time, place=PLACE, point=self._point, caller=self._caller_name
+            self.profile, self.random, self.time, place=PLACE, point=self._point, caller=self._caller_name, holds=self._holds
         )
         hourly = HOURLY if self.profile.priced else 0
         jobs = (SimulatedJobsAtOnce if self.profile.at_once else SimulatedJobs)(self.cloud, hourly=hourly)
@@ -203,7 +204,7 @@ class Simulation:
 
     def _at_rest(self) -> bool:
         waiting = self._suspended or self._restarts or self.cloud.late
-        return not waiting and all(row.due_at is None or row.ended_at is not None for row in self._rows())
+        return not waiting and all(row.due_at is None for row in self._rows())
 
     # -- who may go on now --------------------------------------------------------------------------------------------
 
@@ -367,6 +368,12 @@ class Simulation:
     def _caller_name(self) -> str:
         return self._current.name if self._current else "nobody"
 
+    def _holds(self, row_id: str, process: str) -> bool:
+        try:
+            return self.store.get(row_id).lease_owner == process
+        except NotFound:
+            return False
+
     # -- users --------------------------------------------------------------------------------------------------------
 
     def _next_deed(self) -> None:
@@ -380,7 +387,8 @@ class Simulation:
             case "limit":
                 scope, meter, period, most = deed.limit
                 self.store.set_limit(scope, meter, period, most)
-                self._limits_set.append(LimitSet(len(self.store.lines()), scope, meter, period, most))
+                month = month_of(self.time.at) if period else ""
+                self._limits_set.append(LimitSet(len(self.store.lines()), scope, meter, period, most, month))
             case "submit" | "deploy" | "wish":
                 process = self._process(2, "user")
                 process.thread = greenlet(_bound(self._command, process, deed))
@@ -521,6 +529,7 @@ def _existed(one: Resource, now: float) -> Existed:
         ended_at=ended if ended <= now else NEVER,
         gone_at=min(one.gone_at, one.forgotten_at) if min(one.gone_at, one.forgotten_at) <= now else NEVER,
         outcome=one.outcome,
+        stale=one.stale,
         removed_by_others=one.forgotten_at < min(one.gone_at, now),
     )
 
