@@ -193,9 +193,9 @@ def test_a_supervisor_started_ahead_of_time_takes_the_next_job(bench: Bench) -> 
 
 
 def test_one_that_died_waiting_is_replaced(bench: Bench) -> None:
+    others = descendants(os.getpid())  # a test before may have left this process a helper of the standard library's
     bench.backend.warm_up()
-    waiting = descendants(os.getpid())
-    kill(waiting)
+    kill(descendants(os.getpid()) - others)
     bench.until(bench.start("print('ran')"), lambda seen: seen.state is JobState.SUCCEEDED)
 
 
@@ -329,7 +329,7 @@ def test_a_queue_runs_in_order_and_a_waiting_job_can_be_stopped(bench: Bench, tm
     assert order.read_text().split() == ["row-0000", "row-0001", "row-0003"]
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_requirements_make_an_environment_once(bench: Bench, tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path)
     environment = Environment(requirements=(str(wheel),))
