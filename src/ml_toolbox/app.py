@@ -16,10 +16,13 @@ from ml_toolbox.base.ids import digest, new_ulid
 from ml_toolbox.ports.provider import ENTRY_POINT_GROUP, BackendInfo, Provider, ProviderContext
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ml_toolbox.domain.endpoints import EndpointSpec
     from ml_toolbox.domain.jobs import JobSpec
     from ml_toolbox.domain.offers import Plan
-    from ml_toolbox.engine.store import Store
+    from ml_toolbox.engine.agent import Agent
+    from ml_toolbox.engine.collection import Collector, StoreWithBooks
     from ml_toolbox.features.data import Datasets, DatasetVersion
     from ml_toolbox.features.registry import Registry
     from ml_toolbox.features.serving import Endpoint, ResolvedModel, Serving
@@ -41,6 +44,10 @@ SETTINGS_TEMPLATE = """\
 # Where datasets live, likewise. Also: MLTOOLBOX_DATA.
 # data = "{home}/data"
 
+# Where jobs, endpoints, budgets and money are kept: a file for one machine, or a database for a team
+# (postgresql://user@host/database; the password goes to PGPASSWORD or ~/.pgpass). Also: MLTOOLBOX_STATE.
+# state = "{home}/state.db"
+
 # [providers.local]
 # max_concurrent_jobs = 2     # further jobs wait in the queue
 """
@@ -54,6 +61,8 @@ class Settings:
     """URI or folder of the model registry."""
     data: str
     """URI or folder of the datasets."""
+    state: str = ""
+    """Path or ``postgresql://`` URL of the control plane's memory; "" for ``state.db`` in the home."""
     providers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Each provider's own section; a provider is handed exactly its own."""
 
@@ -78,7 +87,7 @@ def load_settings(home: Path) -> Settings:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise Invalid(f"{path}: not readable as TOML: {error}", field="config.toml") from error
-    known = {"registry": str, "data": str, "providers": dict}
+    known = {"registry": str, "data": str, "state": str, "providers": dict}
     for key, value in values.items():
         if key not in known:
             raise Invalid.choice(f"{path}: setting", key, known)
@@ -87,6 +96,7 @@ def load_settings(home: Path) -> Settings:
     return Settings(
         registry=os.environ.get("MLTOOLBOX_REGISTRY") or values.get("registry") or str(home / "registry"),
         data=os.environ.get("MLTOOLBOX_DATA") or values.get("data") or str(home / "data"),
+        state=os.environ.get("MLTOOLBOX_STATE") or values.get("state", ""),
         providers=values.get("providers", {}),
     )
 
@@ -154,15 +164,37 @@ class Toolbox:
         return found
 
     @property
-    def state_path(self) -> Path:
-        """The embedded database."""
-        return self.home / "state.db"
+    def state_place(self) -> str:
+        """Path or URL of the control plane's memory."""
+        return self.settings.state or str(self.home / "state.db")
+
+    @property
+    def has_state(self) -> bool:
+        """Whether anything can have been written yet; asked before a command that only looks makes a database."""
+        return "://" in self.state_place or Path(self.state_place).exists()
 
     @cached_property
-    def _state(self) -> Store:
-        from ml_toolbox.state.sqlite import SqliteStore
+    def state(self) -> StoreWithBooks:
+        """The control plane's memory: rows, histories, ledger and budgets."""
+        from ml_toolbox.state.opening import open_store
 
-        return SqliteStore(self.state_path, clock=self.clock)
+        return open_store(self.state_place, clock=self.clock)
+
+    @cached_property
+    def collector(self) -> Collector:
+        """Compares what exists, everywhere we ever were, with what is known."""
+        from ml_toolbox.engine.collection import Collector
+        from ml_toolbox.engine.owners import this_owner
+
+        return Collector(self.state, (self.training.workflow, self.serving.workflow), owner=this_owner())
+
+    def agent(self, executor: Executor | None = None) -> Agent:
+        """The loop that goes on by itself, over every kind of work."""
+        from ml_toolbox.engine.agent import Agent
+        from ml_toolbox.engine.runner import Runner
+
+        workflows = (self.training.workflow, self.serving.workflow)
+        return Agent(self.state, Runner(self.state, workflows), workflows, self.collector, executor=executor)
 
     @cached_property
     def registry_store(self) -> ObjectStore:
@@ -196,10 +228,11 @@ class Toolbox:
         from ml_toolbox.features.training import Training
 
         return Training(
-            self._state,
+            self.state,
             self.job_backend,
             home=self.home,
             install=self.install,
+            actor=self.actor,
             register=self._register_result,
             resolve_input=self._dataset_files,
             clock=self.clock,
@@ -211,11 +244,12 @@ class Toolbox:
         from ml_toolbox.features.serving import Serving
 
         return Serving(
-            self._state,
+            self.state,
             self.endpoint_backend,
             resolve=self.model_files,
             planner=self.plan_endpoint,
             install=self.install,
+            actor=self.actor,
             clock=self.clock,
         )
 
@@ -224,10 +258,26 @@ class Toolbox:
 
         Without any job yet there is nothing to adopt, and the database is not even opened.
         """
-        if self.state_path.exists():
+        if self.has_state:
             self.training.tick()
             self.serving.tick()
+            self._compare_sometimes()
         return self
+
+    def _compare_sometimes(self) -> None:
+        """Collect strays in passing, when no command has for a while: on one machine nobody else does."""
+        from ml_toolbox.engine.collection import EVERY_S
+
+        stamp = self.home / "last-collection"
+        try:
+            if self.clock.now() - stamp.stat().st_mtime < EVERY_S:
+                return
+        except FileNotFoundError:
+            pass
+        self.home.mkdir(parents=True, exist_ok=True)
+        stamp.touch()
+        self.agent().enforce_budgets()
+        self.collector.collect()
 
     def plan(self, spec: JobSpec, backend: str = DEFAULT_BACKEND) -> Plan:
         """What ``train`` would do and cost, checked like the real thing. Launches and writes nothing, needs no credentials."""

@@ -15,7 +15,7 @@ from ml_toolbox.base.errors import NotFound, NotYet, Unsupported
 from ml_toolbox.domain.endpoints import EndpointSpec, EndpointState, EndpointStatus, VariantStatus
 from ml_toolbox.domain.offers import Offer
 from ml_toolbox.ports.endpoints import EndpointRequest, Invocation
-from ml_toolbox.ports.jobs import LogChunk, LogLine, Owner
+from ml_toolbox.ports.jobs import Idempotency, LogChunk, LogLine, Owner
 from ml_toolbox.ports.lacks import Lacking, Lacks
 
 
@@ -37,6 +37,8 @@ class MemoryEndpoints:
 
     name = "memory"
     lacks: ClassVar[Lacking] = {"accelerators": Lacks("never", "memory has no accelerators")}
+
+    idempotency = Idempotency(kind="name", visibility_window_s=0.0)
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud

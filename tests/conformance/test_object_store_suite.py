@@ -59,7 +59,8 @@ class Honest:
             raise NotFound(f"{key} is not there") from None
 
     def get(self, key: str) -> Object:
-        return Object(*self._found(key))
+        data, meta = self._found(key)
+        return Object(data, lambda: meta)
 
     def get_range(self, key: str, start: int, end: int) -> bytes:
         data, _ = self._found(key)

@@ -42,7 +42,13 @@ POINTS = {
         "after:record:register",
     ),
     "stop": ("before:stop", "after:stop:before:record", "after:record:stop"),
-    "delete": ("before:delete", "after:delete:before:record", "after:record:delete"),
+    "delete": (
+        "before:delete",
+        "after:delete:before:record",
+        "after:record:delete",
+        "after:failed-observe:before:record",
+        "after:record:failed-observe",
+    ),
 }
 ALL = [(action, label) for action, labels in POINTS.items() for label in labels]
 

@@ -15,6 +15,8 @@ _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 # Short enough to leave room for `mlt-`, an id and an attempt within the 63 characters of DNS labels and SageMaker.
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?\Z")
 
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
 
 def new_ulid(now: float | None = None) -> str:
     """A 26-character lower-case ULID: 48 bits of milliseconds, 80 random bits; sorts by time of creation."""
@@ -27,6 +29,16 @@ def new_ulid(now: float | None = None) -> str:
     return "".join(reversed(digits))
 
 
+def ulid_time(text: str) -> float | None:
+    """When the ULID was made, in seconds since the epoch; ``None`` when the text is not one."""
+    if len(text) != 26 or any(digit not in _CROCKFORD for digit in text):
+        return None
+    number = 0
+    for digit in text:
+        number = number * 32 + _CROCKFORD.index(digit)
+    return (number >> 80) / 1000
+
+
 def nonce() -> str:
     """128 random bits as 32 hexadecimal digits."""
     return os.urandom(16).hex()
@@ -34,7 +46,7 @@ def nonce() -> str:
 
 def canonical_json(value: Any) -> bytes:
     """The same bytes for equal values, whatever the key order: the ground of hashes and tokens."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _canonical.encode(value).encode()
 
 
 def digest(value: Any) -> str:

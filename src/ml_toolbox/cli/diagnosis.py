@@ -88,12 +88,12 @@ def _settings(toolbox: Toolbox) -> Iterator[Finding]:
 
 
 def _state(toolbox: Toolbox) -> Iterator[Finding]:
-    if not toolbox.state_path.exists():
+    if not toolbox.has_state:
         yield Finding("ok", "state", "no database yet; the first job creates it")
         return
     jobs = toolbox.training.list()
     living = sum(not job.state.is_final for job in jobs)
-    yield Finding("ok", "state", f"{toolbox.state_path}: {len(jobs)} jobs, {living} under way")
+    yield Finding("ok", "state", f"{toolbox.state_place}: {len(jobs)} jobs, {living} under way")
 
 
 def _stores(toolbox: Toolbox) -> Iterator[Finding]:

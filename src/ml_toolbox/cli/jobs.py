@@ -27,7 +27,7 @@ def jobs() -> None:
 def list_jobs(limit: int, as_json: bool) -> None:
     """List jobs, newest first."""
     toolbox = Toolbox()
-    found = toolbox.training.list(limit=limit) if toolbox.state_path.exists() else ()
+    found = toolbox.training.list(limit=limit) if toolbox.has_state else ()
     if as_json:
         print_json(found)
         return
@@ -76,6 +76,7 @@ def show(job: str, as_json: bool) -> None:
             ("inputs", "\n".join(f"{name}: {uri}" for name, uri in record.spec.inputs.items())),
             ("parameters", ", ".join(f"{k}={number(v)}" for k, v in record.spec.hyperparameters.items())),
             ("progress", f"{record.progress:.0%}" if record.progress is not None else ""),
+            ("checkpoint", f"step {saved.step} at {saved.uri}" if (saved := record.checkpoint) else ""),
             ("metrics", ", ".join(f"{k}={number(v)}" for k, v in sorted(record.metrics.items()))),
             ("created", when(record.created_at)),
             ("started", when(record.started_at)),
@@ -121,6 +122,32 @@ def stop(job: str, no_wait: bool) -> None:
     if not no_wait and not record.state.is_final:
         record = training.wait(record.id)
     click.echo(f"{record.name} is {record.state.value}")
+
+
+@jobs.command()
+@click.argument("job")
+@click.option(
+    "--notice",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between the notice and the kill.",
+)
+@json_option
+def preempt(job: str, notice: float, as_json: bool) -> None:
+    """Take JOB's capacity away, as a cloud takes back spot capacity: a rehearsal.
+
+    The script gets the same notice as in a stop (SIGTERM, and runtime.should_stop() is true), is killed after SECONDS, and
+    the next attempt resumes from the last checkpoint (--retry-preempted says how many attempts there are). Returns at once.
+    """
+    record = Toolbox().training.preempt(job, notice_s=notice)
+    if as_json:
+        print_json(record)
+    elif record.state.is_final:
+        click.echo(f"{record.name} is {record.state.value}")
+    else:
+        click.echo(f"{record.name} (attempt {record.attempt}) loses its capacity in {notice:g} s")
 
 
 @jobs.command()

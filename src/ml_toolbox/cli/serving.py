@@ -91,7 +91,7 @@ def endpoints() -> None:
 def list_endpoints(as_json: bool) -> None:
     """List endpoints."""
     toolbox = Toolbox()
-    found = toolbox.serving.list() if toolbox.state_path.exists() else ()
+    found = toolbox.serving.list() if toolbox.has_state else ()
     if as_json:
         print_json(found)
         return

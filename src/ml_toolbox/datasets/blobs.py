@@ -1,17 +1,16 @@
-"""Content-addressed blobs on an object store: ``<prefix>/sha256/<2 digits>/<64 digits>``, written once, never changed.
+"""Content-addressed blobs on an object store: ``<prefix>/sha256/<2 digits>/<address>``, written once, never changed.
 
-A blob that is there already is not sent again. On a local store the bytes are hashed by one thread while another writes
-them, because sha256 costs about as much time as a durable write (docs/benchmarks/datasets.md); elsewhere the hash comes
-first, so that nothing that is already there crosses the network.
+A blob that is there already is not sent again. On a local store the bytes are hashed by some threads while another writes
+them, because sha256 costs more time than a durable write (design/datasets.md); elsewhere the hash comes first, so that
+nothing that is already there crosses the network.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import os
-import queue
+import re
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,7 @@ from typing import Any, BinaryIO, Protocol
 from ml_toolbox.base.errors import Conflict, Invalid, NotFound
 from ml_toolbox.base.ids import nonce
 from ml_toolbox.base.uri import Uri
+from ml_toolbox.datasets.addresses import ContentHash, address_of
 from ml_toolbox.datasets.manifest import Part
 from ml_toolbox.objects import folders
 from ml_toolbox.ports.objects import ObjectStore
@@ -28,6 +28,8 @@ from ml_toolbox.ports.objects import ObjectStore
 CHUNK = 8 * 1024 * 1024
 _SMALL = 1024 * 1024
 """Below this, a thread costs more than it saves."""
+
+_ADDRESS = re.compile(r"[0-9a-f]{64}(-[1-9][0-9]*)?")
 
 
 class Progress(Protocol):
@@ -72,7 +74,8 @@ class Blobs:
         self._tally = _Tally(progress)
 
     def key(self, sha256: str) -> str:
-        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+        """Where the blob of this address lies; ``Invalid`` for what is none."""
+        if not _ADDRESS.fullmatch(sha256):
             raise Invalid(f"{sha256!r} is not a sha256", field="sha256")
         return _join(self._prefix, "sha256", sha256[:2], sha256)
 
@@ -105,7 +108,7 @@ class Blobs:
         return self._put_view(view)
 
     def _put_view(self, view: memoryview) -> tuple[str, int]:
-        sha256 = hashlib.sha256(view).hexdigest()
+        sha256 = address_of(view)
         if not self._has(sha256, len(view)):
             self._store.put(self.key(sha256), bytes(view))
         self._tally.add(done=len(view), done_files=1)
@@ -123,11 +126,12 @@ class Blobs:
         if self._root is not None:
             sha256, size = self._put_local(self._root, chunks(), held=held)
         else:
-            digest, size = hashlib.sha256(), 0
-            for chunk in chunks():
-                digest.update(chunk)
-                size += len(chunk)
-            sha256 = digest.hexdigest()
+            size = 0
+            with ContentHash(held=held) as content:
+                for chunk in chunks():
+                    content.update(chunk)
+                    size += len(chunk)
+                sha256 = content.address()
             if not self._has(sha256, size):
                 self._store.put(self.key(sha256), self._sent(chunks(), sha256, held=held))
             else:
@@ -154,14 +158,16 @@ class Blobs:
     def _sent(self, chunks: Iterable[memoryview], sha256: str, *, held: bool) -> Iterator[bytes]:
         """The chunks of the second pass. A file may have changed since the first: raising here breaks the put off, so
         that no blob ever lies under a name that is not its hash."""
-        digest = hashlib.sha256()
-        for chunk in chunks:
-            if not held:
-                digest.update(chunk)
-            yield bytes(chunk)
-            self._tally.add(done=len(chunk))
-        if not held and digest.hexdigest() != sha256:
-            raise Conflict("the file changed while it was being saved", hint="save it again when nothing writes to it")
+        with ContentHash(held=held) as content:
+            for chunk in chunks:
+                if not held:
+                    content.update(chunk)
+                yield bytes(chunk)
+                self._tally.add(done=len(chunk))
+            if not held and content.address() != sha256:
+                raise Conflict(
+                    "the file changed while it was being saved", hint="save it again when nothing writes to it"
+                )
 
     def _has(self, sha256: str, size: int) -> bool:
         """A blob of another size is damage, and is written again."""
@@ -215,8 +221,8 @@ class Blobs:
     def read(self, part: Part, *, check: bool) -> bytes:
         """The whole blob in memory; ``Conflict`` when its size, or with ``check`` its hash, is wrong."""
         data = self._get(part)
-        if len(data) != part.size or (check and hashlib.sha256(data).hexdigest() != part.sha256):
-            raise _damaged(self._store, self.key(part.sha256), "the content is not what was saved")
+        if len(data) != part.size or (check and address_of(data) != part.sha256):
+            raise _changed(self._store, self.key(part.sha256))
         return data
 
     def _get(self, part: Part) -> bytes:
@@ -227,18 +233,27 @@ class Blobs:
 
     def chunks(self, part: Part, *, check: bool = True) -> Iterator[bytes]:
         """The blob in pieces, memory bounded. Size and (with ``check``) hash are known at the end: then ``Conflict``."""
-        digest, size = hashlib.sha256(), 0
+        if not check:
+            yield from self._stream(part)
+            return
+        with ContentHash(held=False) as content:
+            for chunk in self._stream(part):
+                content.update(chunk)
+                yield chunk
+            if content.address() != part.sha256:
+                raise _changed(self._store, self.key(part.sha256))
+
+    def _stream(self, part: Part) -> Iterator[bytes]:
+        size = 0
         key = self.key(part.sha256)
         try:
             for chunk in self._store.stream(key, chunk_size=CHUNK):
                 size += len(chunk)
-                if check:
-                    digest.update(chunk)
                 yield chunk
         except NotFound as error:
             raise _missing(self._store, key) from error
-        if size != part.size or (check and digest.hexdigest() != part.sha256):
-            raise _damaged(self._store, key, "the content is not what was saved")
+        if size != part.size:
+            raise _changed(self._store, key)
 
     def copy_to(self, part: Part, target: Path) -> None:
         """Write the blob to a file that appears only when it is whole and its hash was right."""
@@ -274,31 +289,22 @@ def read_chunks(path: Path) -> Iterator[memoryview]:
 
 
 def _write_hashed(handle: int, chunks: Iterable[memoryview], *, held: bool, tally: _Tally) -> tuple[str, int]:
-    """Write and hash at the same time, then make durable. Both release the interpreter, so they really overlap."""
-    waiting: queue.Queue[memoryview | None] = queue.Queue(maxsize=0 if held else 4)
-    digest, size = hashlib.sha256(), 0
-
-    def absorb() -> None:
-        while (chunk := waiting.get()) is not None:
-            digest.update(chunk)
-
-    hasher = threading.Thread(target=absorb, name="dataset-hash", daemon=True)
-    hasher.start()
-    try:
+    """Write and hash at the same time, then make durable. Both release the interpreter, so they really overlap; and so does
+    the device, which gets every few megabytes at once instead of all of them at the end."""
+    size = begun = 0
+    with ContentHash(held=held) as content:
         for chunk in chunks:
-            waiting.put(chunk)
+            content.update(chunk)
             rest = chunk
             while rest:
                 rest = rest[os.write(handle, rest) :]
             size += len(chunk)
+            if size - begun >= CHUNK:
+                folders.write_back(handle, begun, size - begun)
+                begun = size
             tally.add(done=len(chunk))
-    finally:
-        waiting.put(None)
-    try:
         folders.seal(handle)
-    finally:
-        hasher.join()
-    return digest.hexdigest(), size
+        return content.address(), size
 
 
 class _RangeReader(io.RawIOBase):
@@ -344,3 +350,7 @@ def _damaged(store: ObjectStore, key: str, what: str) -> Conflict:
         hint="save the data again under a new version; `mltoolbox data verify` shows every damaged part",
         resource=f"{store.uri}/{key}",
     )
+
+
+def _changed(store: ObjectStore, key: str) -> Conflict:
+    return _damaged(store, key, "the content is not what was saved")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from ml_toolbox.base.errors import Invalid, Unsupported
+from ml_toolbox.datasets.addresses import address_of
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "dataset.json"
@@ -21,6 +21,7 @@ class Part:
     """One immutable blob: a column file, an array, or one of the user's own files. Its name is its content's hash."""
 
     sha256: str
+    """Of parts of more than 8 MiB the composite one of their pieces (:mod:`ml_toolbox.datasets.addresses`)."""
     size: int
     """Bytes."""
     format: Literal["npy", "parquet", "arrow", "raw"]
@@ -86,8 +87,8 @@ class DatasetManifest:
 
     @property
     def sha256(self) -> str:
-        """Identity of the content: hash of the canonical JSON form."""
-        return hashlib.sha256(self.to_json()).hexdigest()
+        """Identity of the content: address of the canonical JSON form."""
+        return address_of(self.to_json())
 
     def to_json(self) -> bytes:
         return msgspec.json.encode(self, order="deterministic")

@@ -17,6 +17,7 @@ from ml_toolbox.engine.pacing import Pacer
 from ml_toolbox.engine.rows import Change, Row, Write
 from ml_toolbox.engine.store import Store
 from ml_toolbox.engine.workflow import (
+    AGAIN,
     OBSERVE,
     Claimed,
     Decision,
@@ -198,6 +199,8 @@ class Runner:
             crash_point(f"after:record:{label(event)}")
             if isinstance(written, BudgetExceeded):
                 event = Refused(written)
+            elif effect is AGAIN:
+                event = Claimed()
             elif effect is not None:
                 event = self._execute(self._workflows[row.kind], written, effect)
             elif written.wish == row.wish:

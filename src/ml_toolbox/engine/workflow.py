@@ -32,6 +32,10 @@ OBSERVE = Effect("observe")
 """Look at the resource: the runner calls ``observe`` instead of ``perform``. Changes nothing anywhere."""
 
 
+AGAIN = Effect("again")
+"""Do nothing outside and decide at once on the row as it was written: for a step that needs a write of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Inserted:
     """The row has just been written by this process, which holds its lease: nothing was tried before."""

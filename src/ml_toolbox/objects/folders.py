@@ -13,6 +13,7 @@ import fcntl
 import itertools
 import os
 import stat
+import sys
 import time
 from collections.abc import Iterator
 
@@ -121,6 +122,18 @@ def sync(fd: int) -> None:
         os.fsync(fd)
     else:
         fcntl.fcntl(fd, full)
+
+
+def write_back(fd: int, offset: int, length: int) -> None:
+    """Have the kernel begin to write to the device what was just written to the file, so that :func:`sync` at the end finds
+    little to wait for. Only a matter of speed: nothing is durable before ``sync``.
+
+    Linux starts the write-back of a range before it drops the range's clean pages. Those just written are not clean, so they
+    stay in the page cache and are only the first to go when memory is short. Other systems give the advice another meaning,
+    or have none.
+    """
+    if sys.platform == "linux":
+        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
 
 
 def open_temporary(folder: int) -> tuple[int, str]:

@@ -46,7 +46,7 @@ class LocalObjectStore:
         try:
             fd, status = self._open(key)
             try:
-                return Object(_read(fd, 0, status.st_size), _meta(key, status))
+                return Object(_read(fd, 0, status.st_size), lambda: _meta(key, status))
             finally:
                 os.close(fd)
         except OSError as error:

@@ -67,7 +67,7 @@ class StoreSettings:
             ``AWS_ALLOW_HTTP`` / ``AZURE_ALLOW_HTTP`` = ``true`` do the same.
         connect_timeout_s: seconds to reach the server. 10: above the 3 s and 7 s marks of the TCP SYN retries.
         read_timeout_s: seconds without a byte from the server before a request counts as dead. A part of an upload
-            (16 MiB) must be sent within it, so 120 allows links down to 140 kB/s. There is no limit on a whole transfer
+            (12 MiB) must be sent within it, so 120 allows links down to 105 kB/s. There is no limit on a whole transfer
             (the library's default of 30 s for request and body breaks any long stream); 0 switches the limit off.
         retries: how often a failed request is sent again, with exponential backoff. 8 waits about half a minute in all.
             0 switches retrying off.

@@ -23,6 +23,7 @@ from typing import Final, Protocol, TypeVar
 from ml_toolbox.base.errors import Conflict, Invalid, NotFound, Unavailable
 from ml_toolbox.base.uri import Uri, check_key, check_prefix
 from ml_toolbox.objects import transfer_record
+from ml_toolbox.objects.folders import write_back
 from ml_toolbox.objects.local import LocalObjectStore
 from ml_toolbox.objects.remote import RemoteObjectStore
 from ml_toolbox.objects.transfer_record import MANIFEST_NAME, Entry, Record, file_sha256
@@ -37,6 +38,9 @@ _SMALL_BYTES: Final = 4 * 1024 * 1024
 it has seen for each thread, so memory grows with it times the number of threads, not only with what is in flight."""
 _RANGE_THREADS: Final = 4
 _RANGES_AHEAD: Final = 6
+_BEGIN_SYNC_BYTES: Final = 16 * 1024 * 1024
+"""The device begins with a download each time so much has arrived. Measured, 1 GiB from loopback to a virtual disk, nine
+interleaved rounds: median 1.46 s; 1.75 s when all of it waits for the sync at the end. 4 to 64 MiB differ little."""
 _SAVE_EVERY: Final = 2_000  # files between two records of progress, against a kill that runs no `finally`
 
 Item = TypeVar("Item")
@@ -219,11 +223,16 @@ def _fetch(
     summary = hashlib.sha256() if hashed else None
 
     def fill(fd: int) -> None:
-        for piece in _ranges(store, meta, fd):
+        begun = arrived = 0
+        for size, piece in _ranges(store, meta, fd, keep=hashed):
             budget.check()
             if summary is not None:
                 summary.update(piece)
-            advance(len(piece))
+            arrived += size
+            if arrived - begun >= _BEGIN_SYNC_BYTES:
+                write_back(fd, begun, arrived - begun)
+                begun = arrived
+            advance(size)
         if summary is not None and expected and summary.hexdigest() != expected:
             raise Unavailable(
                 f"{meta.key} from {store.uri} has another sha256 than was recorded when it was sent",
@@ -235,24 +244,28 @@ def _fetch(
     return summary.hexdigest() if summary is not None else ""
 
 
-def _ranges(store: ObjectStore, meta: ObjectMeta, fd: int) -> Iterator[bytes | memoryview]:
-    """Write the object's bytes to ``fd``, and yield them in order. In parallel when there are many, and all of the version
-    that ``meta`` names."""
+def _ranges(store: ObjectStore, meta: ObjectMeta, fd: int, *, keep: bool) -> Iterator[tuple[int, bytes | memoryview]]:
+    """Write the object's bytes to ``fd``, and yield the size of each piece in order, with the piece itself if ``keep``.
+    In parallel when there are many, and all of the version that ``meta`` names.
+
+    A piece that is not kept is freed by the thread that wrote it, whose next piece gets the same memory, mapped and warm:
+    a third of the page faults.
+    """
     if meta.size <= _SMALL_BYTES:
         whole = store.get(meta.key)
         _same(meta, whole.meta.version, store)
         _write_at(fd, whole.data, 0)
-        yield whole.data
+        yield len(whole.data), whole.data
         return
     read = store.get_view if isinstance(store, RemoteObjectStore) else store.get_range
 
-    def one(start: int) -> bytes | memoryview:
+    def one(start: int) -> tuple[int, bytes | memoryview]:
         piece = read(meta.key, start, min(start + _SMALL_BYTES, meta.size))
         _write_at(fd, piece, start)
-        return piece
+        return len(piece), piece if keep else b""
 
     starts = iter(range(0, meta.size, _SMALL_BYTES))
-    window: deque[Future[bytes | memoryview]] = deque()
+    window: deque[Future[tuple[int, bytes | memoryview]]] = deque()
     try:
         for start in itertools.islice(starts, _RANGES_AHEAD):
             window.append(_range_pool().submit(one, start))

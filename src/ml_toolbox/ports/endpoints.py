@@ -8,11 +8,23 @@ from typing import Any, Protocol, runtime_checkable
 
 from ml_toolbox.domain.endpoints import EndpointSpec, EndpointStatus
 from ml_toolbox.domain.offers import Offer
-from ml_toolbox.ports.jobs import LogChunk, Owner
+from ml_toolbox.ports.jobs import Idempotency, LogChunk, Owner
 from ml_toolbox.ports.lacks import Lacking
 
 CAPABILITIES = ("variants", "replicas", "scale-to-zero", "accelerators", "fixed-port", "logs", "memory-limit")
 """The optional powers an endpoint backend may declare as lacking."""
+
+
+def needs(spec: EndpointSpec) -> tuple[str, ...]:
+    """The optional powers that this endpoint asks for, for ``ports.lacks.declared_reason``."""
+    asked = {
+        "variants": len(spec.variants) > 1,
+        "replicas": spec.replicas > 1,
+        "accelerators": bool(spec.resources.accelerators),
+        "fixed-port": spec.port is not None,
+        "memory-limit": spec.resources.memory_gib is not None,
+    }
+    return tuple(capability for capability, is_asked in asked.items() if is_asked)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +34,11 @@ class EndpointRequest:
     name: str
     body: Mapping[str, Any]
     tags: Mapping[str, str]
+
+    @classmethod
+    def of(cls, spec: EndpointSpec, owner: Owner, body: Mapping[str, Any]) -> EndpointRequest:
+        """The request with the name and tags that every backend gives it, around a body of its own."""
+        return cls(name=spec.name, body=body, tags={**spec.tags, **owner.tags("never")})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +62,10 @@ class EndpointBackend(Protocol):
     @property
     def lacks(self) -> Lacking:
         """What it cannot do; keys from ``CAPABILITIES``. Needs no credentials and no network."""
+
+    @property
+    def idempotency(self) -> Idempotency:
+        """``apply`` goes by the endpoint's name; how long reads may lag behind it."""
 
     def refuses(self, spec: EndpointSpec) -> str | None:
         """Why this concrete endpoint cannot run here, or ``None``. Pure; reads nothing global."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -12,6 +13,23 @@ from ml_toolbox.ports.lacks import Lacking
 
 CAPABILITIES = ("spot", "accelerators", "multi-node", "images", "requirements", "memory-limit", "cpu-limit", "detach")
 """The optional powers a job backend may declare as lacking."""
+
+
+def needs(spec: JobSpec) -> tuple[str, ...]:
+    """The optional powers that this job asks for, for ``ports.lacks.declared_reason``. Never ``detach``: that is asked for
+    by the way of starting, not by the spec."""
+    wanted, where = spec.resources, spec.environment
+    asked = {
+        "spot": wanted.spot,
+        "accelerators": bool(wanted.accelerators),
+        "multi-node": wanted.nodes > 1,
+        "images": bool(where.image),
+        "requirements": bool(where.requirements),
+        "memory-limit": wanted.memory_gib is not None,
+        "cpu-limit": wanted.cpus is not None,
+    }
+    return tuple(capability for capability, is_asked in asked.items() if is_asked)
+
 
 TAG_INSTALL = "mlt:install"
 TAG_OWNER = "mlt:owner"
@@ -59,6 +77,18 @@ class JobRequest:
     max_run_s: float
     """The platform itself ends the resource after running this long, also when nobody is left to tell it; part of ``body``
     in the platform's own words. The worst case that a budget reserves is this times the price."""
+
+    @classmethod
+    def of(cls, spec: JobSpec, owner: Owner, body: Mapping[str, Any]) -> JobRequest:
+        """The request for one attempt with the name, tags and limit that every backend gives it, around a body of its own."""
+        limits = spec.limits
+        return cls(
+            name=f"mlt-{owner.install}-job-{owner.row}-a{owner.attempt}",
+            body=body,
+            # Nothing outlives the moment named by the tag: whoever runs the attempt ends it at its time limit.
+            tags={**spec.tags, **owner.tags(f"start+{math.ceil(limits.max_duration_s)}s")},
+            max_run_s=limits.max_duration_s + limits.stop_grace_s,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

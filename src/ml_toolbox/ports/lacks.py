@@ -6,7 +6,7 @@ declared lack must refuse with its reason, and one that quietly works fails the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
@@ -26,6 +26,11 @@ class Lacks:
 
 
 Lacking = Mapping[str, Lacks]
+
+
+def declared_reason(lacks: Lacking, needs: Iterable[str]) -> str | None:
+    """Why something with these needs cannot be here: the reason of the first one declared lacking. ``None``: nothing is."""
+    return next((lacks[need].reason for need in needs if need in lacks), None)
 
 
 def refuse(lacks: Lacking, capability: str, *, who: str) -> NoReturn:

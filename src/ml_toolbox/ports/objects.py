@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -36,12 +36,19 @@ class ObjectMeta(NamedTuple):
     version: Version
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Object:
     """A whole object in memory."""
 
     data: bytes
-    meta: ObjectMeta
+    describe: Callable[[], ObjectMeta] = field(repr=False)
+    """Makes ``meta``, without asking the store again. Called only for those who want it: most readers want the bytes, and
+    with many threads on one interpreter lock the description costs them (measured: 8 % of a get of 100 KiB, 16 threads)."""
+
+    @property
+    def meta(self) -> ObjectMeta:
+        """Size, time and version of exactly these bytes."""
+        return self.describe()
 
 
 @dataclass(frozen=True, slots=True)

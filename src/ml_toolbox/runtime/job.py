@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from threading import get_ident
 from typing import Any, NamedTuple
 
 
@@ -49,6 +50,8 @@ class RuntimeJob(NamedTuple):
     devices: Places | None = None
     checkpoints: str | None = None
     """Folder of checkpoints that all attempts of the job share; ``None``: this attempt's own."""
+    checkpoint_store: str | None = None
+    """URI on object storage that ``runtime.checkpoint`` saves to instead of the folder."""
     mark: str = ""
     """Value of the environment variable that marks every process of this attempt."""
 
@@ -71,8 +74,11 @@ class Layout:
         self.supervisor = os.path.join(root, "supervisor.json")
         self.status = os.path.join(root, "status.json")
         self.stop = os.path.join(root, "stop")
+        self.preempt = os.path.join(root, "preempt")
         self.log = os.path.join(root, "log")
         self.progress = os.path.join(root, "progress.jsonl")
+        self.checkpoint = os.path.join(root, "checkpoint.json")
+        self.restored = os.path.join(root, "restored")
         self.result = os.path.join(root, "result.json")
         self.lineage = os.path.join(root, "lineage.json")
         self.package = os.path.join(root, "package")
@@ -123,6 +129,20 @@ def write_json(path: str, value: Any, *, durable: bool = False) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def create_json(path: str, value: Any) -> bool:
+    """Put the file in place in one step unless there is one; whether it was put. Of several at once, one does."""
+    temporary = f"{path}.{os.getpid()}-{get_ident()}.new"
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(value, file)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+    return True
 
 
 def read_json(path: str) -> Any:

@@ -82,6 +82,8 @@ class EndpointBackendTests:
         for capability, lack in bound.backend.lacks.items():
             assert capability in CAPABILITIES, f"{capability} is not a capability of the port"
             assert lack.reason, f"{capability} is lacking without a reason"
+        assert bound.backend.idempotency.kind == "name", "apply goes by the endpoint's name"
+        assert bound.backend.idempotency.visibility_window_s >= 0
 
     def test_build_is_pure_and_says_who_owns_it(self, bound: BoundEndpoints) -> None:
         spec = _spec(bound)

@@ -34,12 +34,17 @@ from ml_toolbox.ports.jobs import (
     JobObservation,
     LogLine,
     Owner,
+    Preempts,
 )
 
 OpenBackend = Callable[[], JobBackend]
 
 _INSTALL = "suite"
 _SLEEPER = "import time\nprint('started', flush=True)\nwhile True:\n    time.sleep(0.05)\n"
+_STUBBORN = (
+    "import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: print('noticed', flush=True))\n"
+    "print('started', flush=True)\nwhile True:\n    time.sleep(0.05)\n"
+)
 _COUNTER = "for i in range(200):\n    print('line', i, flush=i % 50 == 0)\n"
 
 
@@ -280,6 +285,35 @@ class JobBackendTests:
         assert [found for found, _ in backend.list_by_tag({TAG_OWNER: owner.row})] == [job.id]
         self._delete(backend, job.id)
 
+    def test_another_job_of_the_same_name_is_not_made(self, backend: JobBackend, folder: Path) -> None:
+        if backend.idempotency.kind != "name":
+            return
+        request = backend.build(self._spec(folder, "print(1)\n"), self._owner())
+        job_id = backend.submit(request, "one token")
+        try:
+            assert backend.submit(request, "another token") == job_id
+        except Conflict:
+            pass  # as good: the loop looks the owner's tags up
+        self._delete(backend, job_id)
+
+    def test_what_was_made_is_found_by_its_owner_tags_within_the_window(
+        self, start: Callable[..., _Running], backend: JobBackend
+    ) -> None:
+        """Where nothing else is honoured, this is all that the loop has after an answer was lost."""
+        row = new_ulid()
+        job = start(_SLEEPER, row=row)
+        tags = {TAG_INSTALL: _INSTALL, TAG_OWNER: row, TAG_ATTEMPT: "1"}
+        self._within_the_window(backend, lambda: [found for found, _ in backend.list_by_tag(tags)] == [job.id])
+        self._delete(backend, job.id)
+        self._within_the_window(backend, lambda: not list(backend.list_by_tag(tags)))
+
+    def _within_the_window(self, backend: JobBackend, reached: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + backend.idempotency.visibility_window_s
+        while not reached():
+            window = f"{backend.idempotency.visibility_window_s:g} s"
+            assert time.monotonic() <= deadline, f"the declared visibility window of {window} is not kept"
+            time.sleep(0.01)
+
     def test_the_same_token_with_another_body_is_a_conflict(self, backend: JobBackend, folder: Path) -> None:
         if backend.idempotency.kind != "token":
             return
@@ -342,6 +376,62 @@ class JobBackendTests:
         assert job.backend.observe(job.id).state is JobState.SUCCEEDED
         job.backend.stop("nosuchjob", grace_s=1)
 
+    # -- preemption, where it can be rehearsed
+
+    def test_preemption_gives_notice_kills_and_is_nobodys_fault(
+        self, backend: JobBackend, start: Callable[..., _Running]
+    ) -> None:
+        if not isinstance(backend, Preempts):
+            return
+        job = start(_STUBBORN)
+        job.has_printed("started")
+        backend.preempt(job.id, notice_s=0.5)
+        backend.preempt(job.id, notice_s=0.5)
+        seen = job.until(lambda seen: _never_stopping(seen).state.is_final, "preempted")
+        assert seen.state is JobState.FAILED
+        assert seen.failure is not None
+        assert seen.failure.kind == "preempted"
+        assert "noticed" in job.printed(), "killed without the platform's notice"
+
+    def test_what_leaves_at_the_notice_is_preempted_too(
+        self, backend: JobBackend, start: Callable[..., _Running]
+    ) -> None:
+        if not isinstance(backend, Preempts):
+            return
+        job = start(
+            "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n"
+            "print('started', flush=True)\nwhile True:\n    time.sleep(0.05)\n"
+        )
+        job.has_printed("started")
+        backend.preempt(job.id, notice_s=self.timeout_s / 2)
+        seen = job.end()
+        assert (seen.state, seen.failure and seen.failure.kind) == (JobState.FAILED, "preempted")
+
+    def test_what_finishes_within_the_notice_has_succeeded(
+        self, backend: JobBackend, start: Callable[..., _Running]
+    ) -> None:
+        if not isinstance(backend, Preempts):
+            return
+        job = start(
+            "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+            "print('started', flush=True)\ntime.sleep(0.5)\nprint('done')\n"
+        )
+        job.has_printed("started")
+        backend.preempt(job.id, notice_s=self.timeout_s / 2)
+        assert job.end().state is JobState.SUCCEEDED
+        assert "done" in job.printed()
+
+    def test_preemption_of_an_ended_or_unknown_job_is_silent(
+        self, backend: JobBackend, start: Callable[..., _Running]
+    ) -> None:
+        if not isinstance(backend, Preempts):
+            return
+        job = start("print(1)\n")
+        assert job.end().state is JobState.SUCCEEDED
+        backend.preempt(job.id, notice_s=0)
+        assert backend.observe(job.id).state is JobState.SUCCEEDED
+        backend.preempt("nosuchjob", notice_s=0)
+
     # -- delete and look-up
 
     def test_delete_removes_a_running_job_for_good(
@@ -390,6 +480,12 @@ class JobBackendTests:
         other = _Running(open_backend(), job.id, self.timeout_s)
         assert other.end().state is JobState.SUCCEEDED
         assert other.printed() == ["here"]
+
+
+def _never_stopping(seen: JobObservation) -> JobObservation:
+    """The platform takes the capacity; nobody asked the job to stop."""
+    assert seen.state not in (JobState.STOPPING, JobState.STOPPED), seen
+    return seen
 
 
 def _asking_for(spec: JobSpec, capability: str) -> JobSpec:

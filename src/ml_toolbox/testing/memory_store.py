@@ -19,7 +19,7 @@ class MemoryStore:
     """See ``engine.store.Store`` and ``engine.ledger.Books`` for what each method promises."""
 
     def __init__(self, clock: Clock | None = None) -> None:
-        self._clock = clock or SystemClock()
+        self.clock = clock or SystemClock()
         self._lock = threading.RLock()
         self._rows: dict[str, Row] = {}
         self._occurrences: list[Occurrence] = []
@@ -29,7 +29,15 @@ class MemoryStore:
         self._places: dict[str, None] = {}
 
     def now(self) -> float:
-        return self._clock.now()
+        return self.clock.now()
+
+    def rows(self) -> tuple[Row, ...]:
+        """Every row, oldest first."""
+        return tuple(self._rows.values())
+
+    def stored_limits(self) -> tuple[Limit, ...]:
+        """Every limit as it is kept, with the month that its sums belong to."""
+        return tuple(limit for _, limit in sorted(self._limits.items()))
 
     def close(self) -> None:
         """Nothing to give up; what was written stays readable, as on a disk."""
@@ -221,7 +229,8 @@ class MemoryStore:
                 phase=change.phase,
                 state=change.state,
                 data=change.data,
-                due_at=change.due_at,
+                # A wish that the decision did not know of: due, so that it is met even if the writer dies at this moment.
+                due_at=change.due_at if held.wish == write.row.wish else now,
                 updated_at=now,
                 ended_at=now if change.ended and held.ended_at is None else held.ended_at,
             )

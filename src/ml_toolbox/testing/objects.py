@@ -123,10 +123,12 @@ class ObjectStoreTests:
         meta = store.head("a/b")
         assert (meta.key, meta.size, meta.version) == ("a/b", 5, version)
         assert before <= meta.last_modified <= datetime.now(UTC) + timedelta(seconds=2)
-        assert store.get("a/b").meta == meta
+        found = store.get("a/b")
+        assert found.meta == meta
         assert list(store.list("a")) == [meta]
         assert store.list_level("a").objects == (meta,)
         assert store.put("a/b", b"other") != version
+        assert found.meta == meta  # of the bytes that were read, whenever it is asked
 
     def test_every_shape_of_body(self, fresh: Fresh, tmp_path: Path) -> None:
         bound = fresh()

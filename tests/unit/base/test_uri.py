@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ml_toolbox.base import uri as uris
 from ml_toolbox.base.errors import Invalid
 from ml_toolbox.base.uri import Uri, check_key, check_prefix
 
@@ -89,6 +91,9 @@ def test_limits_are_exact() -> None:
         check_key("/".join(["x" * 204] * 4 + ["é" + "x" * 203]))  # 1,025
     with pytest.raises(Invalid):
         check_key("é" * 128)
+    for long in ("x" * 256, "a/" + "x" * 256 + "/b", "/".join(["x" * 204] * 4 + ["x" * 205])):
+        with pytest.raises(Invalid):
+            check_key(long)
     assert check_key("é" * 127)
     assert check_prefix("a/") == check_prefix("a") == "a"
     assert check_prefix("") == ""
@@ -114,3 +119,22 @@ def test_an_accepted_key_is_made_of_plain_segments(text: str) -> None:
     assert all(segment not in ("", ".", "..") for segment in key.split("/"))
     uri = Uri.parse("file:///srv") / key
     assert uri.path == f"/srv/{key}"
+
+
+@given(
+    st.lists(
+        st.sampled_from(["a", "Z9", "_", "-", "=", ".", "..", "/", "%2e", "\n", ".mlt~", "x" * 254, "é"]), max_size=12
+    )
+)
+def test_the_short_way_for_plain_keys_accepts_nothing_that_the_whole_check_refuses(parts: list[str]) -> None:
+    key = "".join(parts)
+
+    def accepted(check: Callable[[], str]) -> bool:
+        try:
+            return check() == key
+        except Invalid:
+            return False
+
+    assert accepted(lambda: check_key(key)) == (
+        key != "" and accepted(lambda: uris._check_path(key, field="key", max_bytes=uris.MAX_KEY_BYTES))
+    )

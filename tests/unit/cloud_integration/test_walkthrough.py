@@ -34,7 +34,7 @@ endpoint = serving.deploy_model(model={{'model_data_url': '{bucket}/models/model
 @pytest.fixture(autouse=True)
 def _nothing_keeps_serving() -> Iterator[None]:
     yield
-    if Toolbox().state_path.exists():
+    if Path(Toolbox().state_place).exists():
         for record in Toolbox().serving.list():
             Toolbox().serving.delete(record.name)
 
@@ -104,7 +104,7 @@ def test_on_aws_storage_works_and_the_rest_refuses_before_anything_happens(names
     with pytest.raises(Unsupported, match="'aws-sagemaker' is not installed"):
         run(SERVING, names, bucket=s3)
     assert [meta.key for meta in storage.provider.folder_store(s3).list()] == before
-    assert not Toolbox().state_path.exists()
+    assert not Path(Toolbox().state_place).exists()
 
 
 def test_on_azure_storage_works(names: dict[str, Any], azure: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ml_toolbox.base.errors import NotFound, ToolboxError, Unavailable
@@ -46,9 +47,11 @@ class MakeOne:
     """``new`` -> ``made`` (observed until ready) -> ``over``; ``delete`` removes the resource again."""
 
     kind = "one"
+    effects = ("create", "delete")
 
     def __init__(self, platform: Platform) -> None:
         self.platform = platform
+        self.batches: list[int] = []
 
     def decide(self, row: Row, event: Event, now: float) -> Decision:
         data = dict(row.data)
@@ -77,6 +80,16 @@ class MakeOne:
             raise NotFound("it is not there")
         return not row.name.startswith("slow")
 
+    def observe_many(self, rows: Sequence[Row]) -> list[bool | ToolboxError]:
+        self.batches.append(len(rows))
+        return [self._seen(row) for row in rows]
+
+    def _seen(self, row: Row) -> bool | ToolboxError:
+        try:
+            return self.observe(row)
+        except ToolboxError as error:
+            return error
+
     def perform(self, row: Row, effect: Effect) -> Any:
         if effect.name == "create":
             return self.platform.create(effect.arguments["token"])
@@ -87,7 +100,7 @@ class MakeOne:
         data = {**row.data, "tries": row.data.get("tries", 0) + 1, "problem": error.message}
         if not error.retryable:
             return Decision(change=Change(phase="broken", state="broken", data=data, ended=True, message=error.message))
-        return _to(row.phase, data, now + backoff_s(row.data.get("tries", 0)))
+        return _to(row.phase, data, now + backoff_s(row.data.get("tries", 0), row.id))
 
 
 def _to(phase: str, data: dict[str, Any], due_at: float, *, effect: Effect | None = None) -> Decision:

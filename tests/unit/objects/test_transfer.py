@@ -17,7 +17,7 @@ import pytest
 
 from ml_toolbox.base.errors import Conflict, Invalid, NotFound, Unavailable
 from ml_toolbox.base.ids import nonce
-from ml_toolbox.objects import open_store
+from ml_toolbox.objects import folders, open_store, transfer
 from ml_toolbox.objects.transfer import download_file, download_folder, upload_file, upload_folder
 from ml_toolbox.objects.transfer_record import MANIFEST_NAME
 from ml_toolbox.ports.objects import Body, ObjectStore, Overwrite, PutMode, Version
@@ -234,6 +234,39 @@ def test_one_file(store: ObjectStore, tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
     with pytest.raises(NotFound):
         download_file(store, "absent", tmp_path / "c")
+
+
+def test_the_device_begins_with_a_download_before_its_end_and_only_with_bytes_that_are_written(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = os.urandom(LARGE)
+    store.put("o", data)
+    begun: list[tuple[int, int]] = []
+
+    def begin(fd: int, start: int, length: int) -> None:
+        begun.append((start, length))
+        with open(f"/proc/self/fd/{fd}", "rb") as file:
+            file.seek(start)
+            assert file.read(length) == data[start : start + length]
+
+    monkeypatch.setattr(transfer, "write_back", begin)
+    monkeypatch.setattr(transfer, "_BEGIN_SYNC_BYTES", 8 << 20)
+    download_file(store, "o", tmp_path / "o")
+    assert (tmp_path / "o").read_bytes() == data
+    assert begun == [(0, 8 << 20), (8 << 20, 8 << 20), (16 << 20, 8 << 20)]
+
+
+@pytest.mark.parametrize("advice", [True, False])
+def test_beginning_a_sync_changes_no_byte_and_needs_no_support(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, advice: bool
+) -> None:
+    if not advice:
+        monkeypatch.delattr(os, "posix_fadvise", raising=False)
+    with (tmp_path / "a").open("w+b") as file:
+        file.write(b"x" * 100_000)
+        file.flush()
+        folders.write_back(file.fileno(), 0, 100_000)
+        assert os.pread(file.fileno(), 200_000, 0) == b"x" * 100_000
 
 
 def test_ctrl_c_ends_the_upload_of_a_large_file_at_its_next_piece(store: ObjectStore, tmp_path: Path) -> None:

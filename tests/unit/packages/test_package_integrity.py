@@ -128,6 +128,10 @@ def test_python_code_needs_trust_whatever_the_manifest_says(
         (lambda m: m["signature"]["inputs"][0].update(name="x1"), "twice"),
         (lambda m: m["signature"]["outputs"][0].update(shape=[-5]), "shape"),
         (lambda m: m["lineage"].update(data=[1]), "lineage"),
+        (lambda m: m["lineage"].update(metrics={"loss": True}), "lineage.metrics.loss: True is not float"),
+        (lambda m: m["lineage"].update(metrics={"loss": 10**400}), "lineage.metrics.loss: 10+.* is not float"),
+        (lambda m: m["requirements"].append(1), r"requirements\.\d+: 1 is not str"),
+        (lambda m: m["signature"]["outputs"][0].update(shape=[None, "2"]), "shape.1: '2' is not int"),
     ],
 )
 def test_crafted_manifest_is_refused(

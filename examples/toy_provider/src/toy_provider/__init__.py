@@ -1,119 +1,112 @@
-"""A whole outside provider: jobs as child processes, secrets and metrics, all kept in the memory of this process.
+"""A whole outside provider: jobs and model servers as processes of this machine, secrets and metrics in memory.
 
-It serves no models: an honest endpoint backend is another hundred lines (see ``ml_toolbox.providers.local.endpoints``).
+Jobs and endpoints are folders below ``$MLTOOLBOX_HOME/providers/toy``, so every command sees those of the others.
+What any provider of this kind would write comes with the toolbox: what a spec asks for (``ports``), what to put into a
+folder (``runtime.folder``, ``runtime.served``), a process to work in it (``runtime.detached``), and the reading of it
+(``runtime.hosting``).
 """
 
 from __future__ import annotations
 
-import atexit
-import hashlib
 import math
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NoReturn
+from collections.abc import Iterable, Mapping
 
-from ml_toolbox.base.errors import Conflict, Invalid, NotFound
-from ml_toolbox.base.ids import check_name
-from ml_toolbox.base.processes import kill_until_gone
+from ml_toolbox.base.errors import Conflict, Invalid, NotFound, Unsupported
+from ml_toolbox.base.ids import check_name, digest
+from ml_toolbox.base.locks import exclusive
+from ml_toolbox.domain.endpoints import EndpointSpec
 from ml_toolbox.domain.jobs import JobSpec
 from ml_toolbox.domain.offers import Offer
-from ml_toolbox.ports.jobs import Idempotency, JobObservation, JobRequest, LogChunk, Owner
-from ml_toolbox.ports.lacks import Lacking, Lacks, refuse
+from ml_toolbox.ports import endpoints, jobs
+from ml_toolbox.ports.endpoints import EndpointRequest
+from ml_toolbox.ports.jobs import Idempotency, JobRequest, Owner
+from ml_toolbox.ports.lacks import Lacking, Lacks, declared_reason
 from ml_toolbox.ports.metrics import MetricPoint
 from ml_toolbox.ports.provider import BackendInfo, Check, ProviderContext
 from ml_toolbox.ports.secrets import Secret, SecretVersion
-from ml_toolbox.runtime import folder
-from ml_toolbox.runtime.ending import record_lost
-from ml_toolbox.runtime.job import Layout, RuntimeJob, write_json
+from ml_toolbox.runtime import detached, folder, served
+from ml_toolbox.runtime.hosting import EndpointFolders, JobFolders
+from ml_toolbox.runtime.job import read_json, write_json
 
-LACKS: Lacking = {
-    "spot": Lacks("never", "memory is not sold by the hour"),
+JOB_LACKS: Lacking = {
+    "spot": Lacks("never", "a process is not sold by the hour"),
     "accelerators": Lacks("not-done", "the toy hands out no GPUs"),
     "multi-node": Lacks("never", "one process has one machine"),
     "images": Lacks("not-done", "the toy runs processes, not containers"),
     "requirements": Lacks("not-done", "the toy runs everything in its own environment"),
-    "detach": Lacks("never", "no other process knows its jobs"),
+}
+ENDPOINT_LACKS: Lacking = {
+    "replicas": Lacks("not-done", "the toy runs one server for each endpoint"),
+    "scale-to-zero": Lacks("not-done", "a toy endpoint runs until it is deleted"),
+    "accelerators": Lacks("not-done", "the toy serves on the CPU"),
+    "fixed-port": Lacks("not-done", "the toy takes any free port"),
+    "memory-limit": Lacks("not-done", "the toy does not watch its servers' memory"),
 }
 NOTHING: Lacking = {}
-RUNTIME = (sys.executable, "-P", "-m", "ml_toolbox.runtime")
-LOCK = threading.RLock()
 
 
-class ToyJobs:
-    name, lacks, idempotency = "toy", LACKS, Idempotency(kind="token", visibility_window_s=0.0)
-
-    def __init__(self, jobs: dict[str, tuple[JobRequest, Layout, subprocess.Popen[bytes]]], root: str) -> None:
-        self._jobs, self._root = jobs, root
-
-    def _lacking(self, spec: JobSpec) -> str | None:
-        wanted, where = spec.resources, spec.environment
-        asked = (wanted.spot, wanted.accelerators, wanted.nodes > 1, where.image, where.requirements)
-        return next((name for name, value in zip(LACKS, asked, strict=False) if value), None)
+class ToyJobs(JobFolders):
+    name, lacks, idempotency = "toy", JOB_LACKS, Idempotency(kind="token", visibility_window_s=0.0)
 
     def refuses(self, spec: JobSpec) -> str | None:
-        return self.lacks[name].reason if (name := self._lacking(spec)) else None
+        return declared_reason(self.lacks, jobs.needs(spec))
 
     def offers(self, spec: JobSpec) -> tuple[Offer, ...]:
-        return () if self.refuses(spec) else (Offer(backend=self.name, instance_type="child-process"),)
+        return () if self.refuses(spec) else (Offer(backend=self.name, instance_type="process"),)
 
     def build(self, spec: JobSpec, owner: Owner) -> JobRequest:
-        if name := self._lacking(spec):
-            refuse(self.lacks, name, who=self.name)
-        tags = {**spec.tags, **owner.tags(f"start+{spec.limits.max_duration_s:g}s")}
-        body = {"source": spec.source, **folder.order(spec, owner)._asdict()}
-        name = f"mlt-{owner.install}-{owner.row}-a{owner.attempt}"
-        return JobRequest(name=name, body=body, tags=tags, max_run_s=spec.limits.max_duration_s)
+        if reason := self.refuses(spec):
+            raise Unsupported(f"the toy cannot run {spec.name}: {reason}", provider=self.name)
+        return JobRequest.of(spec, owner, {"source": spec.source, "runtime": folder.order(spec, owner)._asdict()})
 
     def submit(self, request: JobRequest, token: str) -> str:
-        job_id = hashlib.sha256(token.encode()).hexdigest()[:16]
-        with LOCK:
-            if job_id not in self._jobs:
-                body, layout = dict(request.body), Layout(f"{self._root}/{job_id}")
-                shutil.copytree(body.pop("source"), layout.code)
-                order = RuntimeJob(**body)._replace(interpreter=sys.executable, mark=job_id)
-                write_json(layout.job, {"runtime": order._asdict()})
-                process = subprocess.Popen([*RUNTIME, "train", "--root", layout.root], start_new_session=True)
-                self._jobs[job_id] = request, layout, process
-            if self._jobs[job_id][0] != request:
+        job_id = digest(token)[:16]
+        layout = self.layout(job_id)
+        wish = {"name": request.name, "body": dict(request.body), "tags": dict(request.tags)}
+        with exclusive(self.lock(job_id)):
+            if (kept := read_json(layout.job)) is None:
+                shutil.copytree(request.body["source"], layout.code, dirs_exist_ok=True)
+                runtime = {**request.body["runtime"], "interpreter": sys.executable, "mark": layout.root}
+                write_json(layout.job, {**wish, "runtime": runtime}, durable=True)
+            elif {key: kept[key] for key in wish} != wish:
                 raise Conflict(f"the token of {request.name} was used for another request", resource=job_id)
+            if detached.started(layout.root) is None:
+                detached.start(layout.root, ["train", "--root", layout.root], output=f"{layout.root}/supervisor.log")
         return job_id
 
-    def _layout(self, job_id: str) -> Layout:
-        if job_id not in self._jobs:
-            raise NotFound(f"the toy knows no job {job_id}", resource=job_id, provider=self.name)
-        _, layout, process = self._jobs[job_id]
-        if process.poll() is not None:
-            record_lost(layout, "killed")  # nothing happens when it left a final status itself
-        return layout
-
-    def observe(self, job_id: str) -> JobObservation:
-        return folder.observation(self._layout(job_id))
-
-    def logs(self, job_id: str, cursor: str = "") -> LogChunk:
-        return folder.log_chunk(self._layout(job_id), cursor)
-
-    def stop(self, job_id: str, *, grace_s: float) -> None:
-        if job_id in self._jobs and not os.path.exists(path := self._jobs[job_id][1].stop):
-            write_json(path, {"grace_s": grace_s})
-
     def delete(self, job_id: str) -> None:
-        with LOCK:
-            if job_id in self._jobs:
-                _, layout, process = self._jobs.pop(job_id)
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                kill_until_gone(job_id)
-                shutil.rmtree(layout.root)
+        with exclusive(self.lock(job_id)):
+            detached.remove(self.layout(job_id).root)
 
-    def list_by_tag(self, tags: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, str]]]:
-        return iter([(key, r.tags) for key, (r, *_) in list(self._jobs.items()) if tags.items() <= r.tags.items()])
+
+class ToyEndpoints(EndpointFolders):
+    name, lacks, idempotency = "toy", ENDPOINT_LACKS, Idempotency(kind="name", visibility_window_s=0.0)
+
+    def refuses(self, spec: EndpointSpec) -> str | None:
+        return declared_reason(self.lacks, endpoints.needs(spec)) or served.refuses(spec)
+
+    def offers(self, spec: EndpointSpec) -> tuple[Offer, ...]:
+        return () if self.refuses(spec) else (Offer(backend=self.name, instance_type="process"),)
+
+    def build(self, spec: EndpointSpec, owner: Owner) -> EndpointRequest:
+        if reason := self.refuses(spec):
+            raise Unsupported(f"the toy cannot serve {spec.name}: {reason}", provider=self.name)
+        return EndpointRequest.of(spec, owner, served.order(spec))
+
+    def apply(self, request: EndpointRequest) -> None:
+        layout = self.layout(request.name)
+        with exclusive(self.lock(request.name)):
+            served.wish(layout, request)
+            if not served.is_served(layout, detached.started(layout.root)):
+                detached.start(layout.root, layout.arguments, output=layout.log, marked=True)
+
+    def delete(self, endpoint: str) -> None:
+        with exclusive(self.lock(endpoint)):
+            detached.remove(self.layout(endpoint).root, grace_s=30.0)
 
 
 class ToySecrets:
@@ -121,6 +114,7 @@ class ToySecrets:
 
     def __init__(self) -> None:
         self._kept: dict[str, list[tuple[SecretVersion, Secret]]] = {}
+        self._lock = threading.Lock()
 
     def get(self, name: str, *, version: int | None = None) -> Secret:
         kept = self._kept.get(check_name(name), [])
@@ -132,7 +126,7 @@ class ToySecrets:
     def put(self, name: str, value: Secret) -> SecretVersion:
         if not isinstance(value, Secret):
             raise Invalid("value: a Secret is needed", hint="wrap the text: Secret(text)", field="value")
-        with LOCK:
+        with self._lock:
             kept = self._kept.setdefault(check_name(name), [])
             kept.append((SecretVersion(name, len(kept) + 1, time.time()), value))
             return kept[-1][0]
@@ -167,22 +161,16 @@ class ToyMetrics:
 
 class ToyProvider:
     name, title = "toy", "Toy (an example)"
-    backends = (BackendInfo(name="toy", title="Child processes", jobs=LACKS),)
+    backends = (BackendInfo(name="toy", title="Processes", jobs=JOB_LACKS, endpoints=ENDPOINT_LACKS),)
 
     def __init__(self) -> None:
-        self._jobs: Any = {}
-        atexit.register(self._end_jobs)
         self._secrets, self._metrics = ToySecrets(), ToyMetrics()
 
     def job_backend(self, backend: str, context: ProviderContext) -> ToyJobs:
-        return ToyJobs(self._jobs, str(context.home / "providers" / "toy" / f"jobs-{os.getpid()}"))
+        return ToyJobs(context.home / "providers" / "toy" / "jobs")
 
-    def _end_jobs(self) -> None:
-        for job_id in list(self._jobs):
-            ToyJobs(self._jobs, "").delete(job_id)
-
-    def endpoint_backend(self, backend: str, context: ProviderContext) -> NoReturn:
-        raise NotFound(f"{backend} serves no models", hint="use the backend local", resource=backend)
+    def endpoint_backend(self, backend: str, context: ProviderContext) -> ToyEndpoints:
+        return ToyEndpoints(context.home / "providers" / "toy" / "endpoints")
 
     def secret_store(self, context: ProviderContext) -> ToySecrets:
         return self._secrets
@@ -191,7 +179,7 @@ class ToyProvider:
         return self._metrics
 
     def check(self, context: ProviderContext) -> tuple[Check, ...]:
-        return (Check(name="memory", ok=True, message="everything ends with this process"),)
+        return (Check(name="memory", ok=True, message="secrets and metrics end with this process"),)
 
 
 PROVIDER = ToyProvider()

@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ml_toolbox.base.ids import nonce
 from ml_toolbox.features.registry import layout
 from ml_toolbox.features.registry.records import StoredFile, VersionRecord, files_of, manifest_of
 from ml_toolbox.features.registry.values import Verification
-from ml_toolbox.packages.layout import check_relative, list_files
+from ml_toolbox.packages.layout import check_relative, list_files, walk_files
 from ml_toolbox.packages.manifest import MANIFEST_NAME, Manifest
 from ml_toolbox.packages.manifest_json import MAX_MANIFEST_BYTES, parse_manifest
 from ml_toolbox.ports.objects import ObjectStore
@@ -49,7 +50,7 @@ def scan(folder: Path) -> ScannedPackage:
     listed: dict[str, StoredFile] = {}
     manifest_bytes = b""
     small: dict[str, bytes] = {}
-    for path, location in list_files(folder):
+    for path, location in walk_files(folder):
         if path == MANIFEST_NAME:
             manifest_bytes = _read_manifest(location)
             continue
@@ -86,20 +87,41 @@ def scan(folder: Path) -> ScannedPackage:
     )
 
 
-def _read_manifest(path: Path) -> bytes:
-    with path.open("rb", buffering=0) as file:
-        if os.fstat(file.fileno()).st_size > MAX_MANIFEST_BYTES:
-            raise Invalid(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes", field=MANIFEST_NAME, resource=str(path))
-        return file.read()
+def _read_manifest(location: str) -> bytes:
+    with _opened(location) as (fd, size):
+        if size > MAX_MANIFEST_BYTES:
+            raise Invalid(
+                f"{location} is larger than {MAX_MANIFEST_BYTES} bytes", field=MANIFEST_NAME, resource=location
+            )
+        return _read(fd, size)
 
 
-def _hash(path: str, location: Path) -> tuple[StoredFile, bytes | None]:
-    with location.open("rb", buffering=0) as file:
-        if os.fstat(file.fileno()).st_size <= _WHOLE:
-            data = file.read()
+def _hash(path: str, location: str) -> tuple[StoredFile, bytes | None]:
+    with _opened(location) as (fd, size):
+        if size <= _WHOLE:
+            data = _read(fd, size)
             return StoredFile(path, len(data), hashlib.sha256(data).hexdigest()), data
-        digest = hashlib.file_digest(file, "sha256")
-        return StoredFile(path, file.tell(), digest.hexdigest()), None
+        with open(fd, "rb", buffering=0, closefd=False) as file:
+            digest = hashlib.file_digest(file, "sha256")
+            return StoredFile(path, file.tell(), digest.hexdigest()), None
+
+
+@contextmanager
+def _opened(location: str) -> Iterator[tuple[int, int]]:
+    """Descriptor and size of a file. ``open`` would make twice as many system calls to read a small file whole."""
+    fd = os.open(location, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        yield fd, os.fstat(fd).st_size
+    finally:
+        os.close(fd)
+
+
+def _read(fd: int, size: int) -> bytes:
+    """The next ``size`` bytes, fewer only at the end of the file."""
+    data = os.read(fd, size)
+    while len(data) < size and (more := os.read(fd, size - len(data))):
+        data += more
+    return data
 
 
 class Blobs:
@@ -252,4 +274,4 @@ def _holds(folder: Path, record: VersionRecord, files: Sequence[StoredFile]) -> 
         return False
     if there[MANIFEST_NAME].read_bytes() != record.manifest.encode():
         return False
-    return all(_hash(file.path, there[file.path])[0] == file for file in files)
+    return all(_hash(file.path, str(there[file.path]))[0] == file for file in files)

@@ -14,7 +14,7 @@ from ml_toolbox.packages.layout import check_relative
 def local_folder(package: Path | str) -> Iterator[Path]:
     """The package as a folder: itself, or a temporary copy of what lies at a URI."""
     if isinstance(package, Path) or "://" not in package:
-        yield Path(package)
+        yield package if isinstance(package, Path) else Path(package)
         return
     from ml_toolbox.objects import open_store  # only now: a registry of local folders needs no second store
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -10,6 +10,9 @@ import msgspec
 from ml_toolbox.base import errors
 from ml_toolbox.base.errors import ToolboxError
 from ml_toolbox.domain.endpoints import EndpointSpec, EndpointStatus
+from ml_toolbox.domain.money import Money
+from ml_toolbox.engine.absence import Absence
+from ml_toolbox.engine.charges import Charge
 from ml_toolbox.engine.rows import Row
 
 KIND = "endpoint"
@@ -54,6 +57,26 @@ class EndpointData:
     """Why the present step has not succeeded, or the last wish was refused."""
     refused: int = 0
     """Edition of the wish that was refused last."""
+    since: float = 0.0
+    """When the present step was first found to be in trouble; 0: it is not."""
+    alarmed: bool = False
+    applied_at: float = 0.0
+    applied_hourly: int = 0
+    """Price of what was applied last, in micro-dollars an hour."""
+    absence: Absence = field(default_factory=Absence)
+    delete_sent_at: float = 0.0
+    """When the deletion that is not confirmed yet was accepted; 0: none is."""
+    charge: Charge = field(default_factory=Charge)
+    """The present reservation."""
+    charges: int = 0
+    """How many reservations there were."""
+    charged_from: float = 0.0
+    """When the present one began."""
+    spent: int = 0
+    """Micro-dollars of the reservations before."""
+    unpaid: bool = False
+    """A budget has refused the next reservation."""
+    retry_pay_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +91,18 @@ class EndpointRecord:
     created_at: float
     updated_at: float
     message: str = ""
+    held: Money = field(default_factory=Money)
+    """Reserved, and not spent yet."""
+    spent: Money = field(default_factory=Money)
 
 
 def backend_of(row: Row) -> str:
     return str(row.spec["backend"])
+
+
+def window_of(row: Row) -> float:
+    """The backend's visibility window, as it was declared when the endpoint was made, in seconds."""
+    return float(row.spec.get("visibility_window_s", 0.0))
 
 
 def data_of(row: Row) -> EndpointData:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from ml_toolbox.base.clock import Clock, SystemClock
-from ml_toolbox.base.errors import Conflict, NotFound, NotYet, ToolboxError
+from ml_toolbox.base.errors import BudgetExceeded, Conflict, NotFound, NotYet, ToolboxError
 from ml_toolbox.base.ids import check_name
 from ml_toolbox.domain.endpoints import EndpointSpec, EndpointState, EndpointStatus
 from ml_toolbox.domain.jobs import Resources
+from ml_toolbox.domain.money import Money
 from ml_toolbox.domain.offers import Plan
 from ml_toolbox.engine.owners import is_dead, this_owner
-from ml_toolbox.engine.rows import Change, Row, Transition
+from ml_toolbox.engine.rows import Change, Row, Transition, Write
 from ml_toolbox.engine.runner import Runner
 from ml_toolbox.engine.store import Store
 from ml_toolbox.features.serving.endpoint import Endpoint
+from ml_toolbox.features.serving.life import Phase, paid
 from ml_toolbox.features.serving.records import KIND, EndpointData, EndpointRecord, backend_of, data_of, plain
 from ml_toolbox.features.serving.wishes import ResolvedModel, first_spec, said, variant_named, with_model
-from ml_toolbox.features.serving.workflow import Backends, EndpointWorkflow, Phase
+from ml_toolbox.features.serving.workflow import Backends, EndpointWorkflow
 from ml_toolbox.ports.endpoints import Invocation
 from ml_toolbox.ports.jobs import LogChunk, LogLine
 
@@ -40,7 +41,9 @@ class Serving:
         store: where rows live.
         backends: the endpoint backend of a name; raises ``NotFound`` for an unknown one.
         resolve: ``NAME[:VERSION|@ALIAS]``, folder or URI -> the package's files.
+        actor: who deploys; whose budget pays.
         planner: an endpoint's spec and a backend's name -> what would be created, sent and paid.
+        runner: drives the rows; by default one of its own.
     """
 
     def __init__(
@@ -51,15 +54,20 @@ class Serving:
         resolve: Callable[[str], ResolvedModel],
         planner: Callable[[EndpointSpec, str], Plan],
         install: str,
+        actor: str = "",
         clock: Clock | None = None,
+        runner: Runner | None = None,
     ) -> None:
         self._store = store
         self._backends = backends
         self._resolve = resolve
         self._planner = planner
+        self._actor = actor
         self._clock = clock or SystemClock()
-        self._runner = Runner(store, [EndpointWorkflow(backends, install)], clock=self._clock)
-        self._owner = this_owner()
+        self.workflow = EndpointWorkflow(backends, install)
+        """How the loop drives endpoints."""
+        self._runner = runner or Runner(store, [self.workflow])
+        self._owner = this_owner() if runner is None else runner.owner
 
     # -- changes ------------------------------------------------------------------------------------------------------
 
@@ -136,10 +144,10 @@ class Serving:
         """Stop serving and remove everything. ``NotFound`` when there is no such endpoint; ``NotYet`` when the platform
         needs longer: it is finished by later looks."""
         row = self._existing(endpoint)
-        self._store.wish(row.id, "delete", now=self._clock.now())
-        deadline = time.monotonic() + timeout_s
+        self._store.wish(row.id, "delete")
+        deadline = self._clock.monotonic() + timeout_s
         while (row := self._runner.drive(row.id)).phase != Phase.DELETED:
-            if time.monotonic() > deadline:
+            if self._clock.monotonic() > deadline:
                 problem = data_of(row).problem
                 raise NotYet(
                     f"endpoint {endpoint} is still being deleted: {problem.message if problem else 'no message'}",
@@ -164,7 +172,7 @@ class Serving:
     def show(self, endpoint: str) -> EndpointRecord:
         """One endpoint as seen now. Looking also repairs: a wish half-applied is applied, a vanished endpoint made again."""
         row = self._existing(endpoint)
-        if row.phase != Phase.ACTIVE and (row.due_at or 0.0) <= self._clock.now():
+        if row.phase != Phase.ACTIVE and (row.due_at or 0.0) <= self._store.now():
             row = self._runner.drive(row.id)
         return self._record(row)
 
@@ -241,27 +249,31 @@ class Serving:
         The id carries the number of rows that name has had, all of them deleted in the one look that counts them: of several
         commands that saw the same, only one can insert.
         """
-        self._backends(on)  # an unknown backend is refused before anything is written
+        backend = self._backends(on)  # an unknown backend is refused before anything is written
         while True:
             rows = self._store.find(KIND, name=spec.name, limit=100_000)
             for row in rows:
                 if row.phase != Phase.DELETED:
                     return row
-            now = self._clock.now()
+            now = self._store.now()
+            data, postings = paid(EndpointData(wanted=spec), self._hourly(spec, on).micros, now)
+            named = (("user", self._actor), ("backend", on))
             new = Row(
                 id=f"{spec.name}.{len(rows) + 1:06d}",
                 kind=KIND,
                 name=spec.name,
                 phase=Phase.APPLYING,
                 state=EndpointState.CREATING,
-                spec={"backend": on},
-                data=plain(EndpointData(wanted=spec)),
+                place=on,
+                scopes=("all", *(f"{scope}:{name}" for scope, name in named if name)),
+                spec={"backend": on, "visibility_window_s": backend.idempotency.visibility_window_s},
+                data=plain(data),
                 due_at=now,
                 created_at=now,
                 updated_at=now,
             )
             try:
-                return self._runner.insert(new)
+                return self._runner.insert(new, postings)
             except Conflict:
                 continue  # look again: it is there now
 
@@ -275,37 +287,53 @@ class Serving:
         held = self._claimed(row)
         try:
             data = data_of(held)
-            if held.wish == "delete":
-                raise Conflict(f"endpoint {row.name} is being deleted", resource=row.name)
+            if _is_leaving(held):
+                raise Conflict(f"endpoint {row.name} is being deleted", hint="try again", resource=row.name)
             wanted = edit(data.wanted)
+            hourly = self._hourly(wanted, backend_of(row)).micros
         except ToolboxError:
-            self._store.apply(held, None, now=self._clock.now(), lease_s=0.0, release=True)
+            self._release(held)
             raise
         if wanted == data.wanted:
-            self._store.apply(held, None, now=self._clock.now(), lease_s=0.0, release=True)
+            self._release(held)
             return held
-        now = self._clock.now()
-        changed = replace(data, wanted=wanted, edition=data.edition + 1, tries=0, problem=None)
+        now = self._store.now()
+        changed = replace(
+            data, wanted=wanted, edition=data.edition + 1, tries=0, problem=None, since=0.0, alarmed=False
+        )
+        # A dearer wish is paid for before it is applied. A cheaper one is cheaper from now on: applying it takes moments.
+        changed, postings = paid(changed, hourly, now) if hourly != data.charge.hourly else (changed, ())
         change = Change(
             phase=Phase.APPLYING,
             state=EndpointState.UPDATING,
             data=plain(changed),
             due_at=now,
             message=f"wish {changed.edition}: {said(wanted)}",
+            postings=postings,
         )
-        if self._store.apply(held, change, now=now, lease_s=_EDIT_LEASE_S, release=True) is None:
+        written = self._store.write([Write(row=held, change=change, cause="wish")], lease_s=_EDIT_LEASE_S)[0]
+        if isinstance(written, BudgetExceeded):
+            self._release(held)
+            raise written
+        if written is None:
             raise Conflict(f"endpoint {row.name} was changed by somebody else meanwhile", resource=row.name)
         return self._runner.drive(row.id)
 
+    def _release(self, held: Row) -> None:
+        self._store.write([Write(row=held, change=None)], lease_s=0.0)
+
+    def _hourly(self, spec: EndpointSpec, on: str) -> Money:
+        """Price of all replicas together, in the cheapest place that fits them."""
+        offers = self._backends(on).offers(spec)
+        return offers[0].price_hourly.times(spec.replicas) if offers else Money()
+
     def _claimed(self, row: Row) -> Row:
-        deadline = time.monotonic() + _EDIT_WAIT_S
+        deadline = self._clock.monotonic() + _EDIT_WAIT_S
         while True:
-            held = self._store.claim(
-                row.id, owner=self._owner, now=self._clock.now(), lease_s=_EDIT_LEASE_S, is_dead=is_dead
-            )
+            held = self._store.claim(row.id, owner=self._owner, lease_s=_EDIT_LEASE_S, is_dead=is_dead)
             if held is not None:
                 return held
-            if time.monotonic() > deadline:
+            if self._clock.monotonic() > deadline:
                 raise Conflict(
                     f"endpoint {row.name} is being changed by another command", hint="try again", resource=row.name
                 )
@@ -327,6 +355,8 @@ class Serving:
             created_at=row.created_at,
             updated_at=row.updated_at,
             message=data.problem.message if data.problem else "",
+            held=Money(data.charge.held),
+            spent=Money(data.spent + data.charge.spent * data.charge.open),
         )
 
     def _status(self, row: Row, data: EndpointData) -> EndpointStatus:
@@ -338,8 +368,8 @@ class Serving:
         try:
             seen = self._backends(backend_of(row)).observe(row.name)
         except NotFound:
-            if row.phase == Phase.ACTIVE:  # removed behind our back: the wish still stands
-                self._apply_again(row, "the backend did not know it any more: applying again")
+            if row.phase == Phase.ACTIVE:  # removed behind our back, perhaps: the wish still stands
+                self._runner.drive(row.id)
             return waiting
         if row.phase == Phase.APPLYING and seen.state is EndpointState.READY:
             return replace(seen, state=EndpointState.UPDATING, message=waiting.message)
@@ -348,13 +378,20 @@ class Serving:
     def _apply_again(self, row: Row, why: str) -> Row:
         """The same wish once more: changes nothing unless something else has changed underneath."""
         held = self._claimed(row)
-        now = self._clock.now()
+        if _is_leaving(held):
+            self._release(held)
+            return self._runner.drive(row.id)
         change = Change(
-            phase=Phase.APPLYING if held.wish != "delete" else Phase(held.phase),
+            phase=Phase.APPLYING,
             state=EndpointState.UPDATING,
             data=held.data,
-            due_at=now,
+            due_at=self._store.now(),
             message=why,
         )
-        self._store.apply(held, change, now=now, lease_s=_EDIT_LEASE_S, release=True)
+        self._store.write([Write(row=held, change=change, cause="wish")], lease_s=_EDIT_LEASE_S)
         return self._runner.drive(row.id)
+
+
+def _is_leaving(row: Row) -> bool:
+    """It is being deleted, or is gone: nothing brings it back. Its money is settled, or will be; a new one has its own row."""
+    return row.wish == "delete" or row.phase in (Phase.DELETING, Phase.DELETED)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
 from ml_toolbox.domain.jobs import FailureDigest, JobSpec, JobState
+from ml_toolbox.domain.money import Money
+from ml_toolbox.engine.absence import Absence
+from ml_toolbox.engine.charges import Charge
 from ml_toolbox.engine.rows import Row
-from ml_toolbox.ports.jobs import JobObservation
+from ml_toolbox.ports.jobs import Checkpoint, Idempotency, JobObservation
 
 KIND = "job"
 
@@ -24,6 +27,15 @@ class Attempt:
     resource: str = ""
     """The backend's id; "" until the create call has answered."""
     submitted_at: float = 0.0
+    """When the intent was written."""
+    tried_at: float = 0.0
+    """When the last create call may have begun."""
+    created_at: float = 0.0
+    """When the id became known."""
+    limit_s: float = 0.0
+    """How long the platform is told to let it run: the job's limit, or what its money lasts for."""
+    absence: Absence = field(default_factory=Absence)
+    charge: Charge = field(default_factory=Charge)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,18 +49,44 @@ class JobData:
     """Failed tries of the present step in a row."""
     problem: str = ""
     """Why the present step did not succeed yet."""
+    since: float = 0.0
+    """When the present step was first found to be in trouble; 0: it is not."""
+    alarmed: bool = False
+    """Somebody was told about the present step's trouble."""
     stop_sent: bool = False
+    stop_sent_at: float = 0.0
+    stop_reason: str = ""
+    """Why the loop itself stops the job; "": it does not, or a user asked."""
+    preempted: int = 0
+    no_capacity: int = 0
     lost: int = 0
     user_errors: int = 0
-    """Attempts used up by each kind of failure."""
+    """Attempts used up by each cause of failure."""
     model: str | None = None
     failure: FailureDigest | None = None
     deleted: int = 0
     """How many of the attempts' resources are gone."""
+    delete_sent_at: float = 0.0
+    """When the deletion that is not confirmed yet was accepted; 0: none is."""
 
     @property
     def attempt(self) -> Attempt:
-        return self.attempts[-1]
+        """The present one, or the last; number 0 while the first still waits."""
+        return self.attempts[-1] if self.attempts else Attempt(number=0, token="")
+
+    def with_attempt(self, attempt: Attempt) -> JobData:
+        """The same with another present attempt, and the step's troubles forgotten."""
+        kept = (*self.attempts[:-1], attempt)
+        return replace(self, attempts=kept, tries=0, problem="", since=0.0, alarmed=False)
+
+    @property
+    def spent(self) -> int:
+        """Micro-dollars, over all attempts."""
+        return sum(attempt.charge.spent for attempt in self.attempts)
+
+    @property
+    def held(self) -> int:
+        return sum(attempt.charge.held for attempt in self.attempts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +98,12 @@ class JobOrder:
     code_sha256: str = ""
     source: str = ""
     """The folder as the user named it."""
+    idempotency: Idempotency = field(default_factory=lambda: Idempotency(kind="token", visibility_window_s=0.0))
+    """As the backend declared it when the job was submitted: what was begun under one rule ends under it."""
+    hourly: int = 0
+    """Price of the place taken, in micro-dollars an hour."""
+    overhead_s: float = 0.0
+    """How much longer than the job's own limit the platform may let an attempt exist."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +134,12 @@ class JobRecord:
     message: str = ""
     code_sha256: str = ""
     source: str = ""
+    checkpoint: Checkpoint | None = None
+    held: Money = field(default_factory=Money)
+    """Reserved for what runs, and not spent yet."""
+    spent: Money = field(default_factory=Money)
+    waiting_for: str = ""
+    """What the loop waits for before it goes on, when it does."""
 
 
 def order_of(row: Row) -> JobOrder:
@@ -113,6 +163,7 @@ def record_of(row: Row, seen: JobObservation | None = None) -> JobRecord:
     state = JobState(row.state)
     if seen is not None and not seen.state.is_final and state.may_become(seen.state):
         state = seen.state
+    waiting = data.problem if row.ended_at is None else ""
     return JobRecord(
         id=row.id,
         name=row.name,
@@ -122,7 +173,7 @@ def record_of(row: Row, seen: JobObservation | None = None) -> JobRecord:
         created_at=row.created_at,
         started_at=shown.started_at,
         ended_at=shown.ended_at or row.ended_at,
-        attempt=data.attempt.number,
+        attempt=max(1, data.attempt.number),
         resource=data.attempt.resource,
         exit_code=shown.exit_code,
         progress=shown.progress,
@@ -135,4 +186,8 @@ def record_of(row: Row, seen: JobObservation | None = None) -> JobRecord:
         message=data.problem or shown.message,
         code_sha256=order.code_sha256,
         source=order.source,
+        checkpoint=shown.checkpoint,
+        held=Money(data.held),
+        spent=Money(data.spent),
+        waiting_for=waiting,
     )

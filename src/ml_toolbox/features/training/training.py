@@ -7,17 +7,37 @@ from dataclasses import replace
 from pathlib import Path
 
 from ml_toolbox.base.clock import Clock, SystemClock
-from ml_toolbox.base.errors import Invalid, JobFailed, NotFound, NotYet, ToolboxError, Unsupported
+from ml_toolbox.base.errors import (
+    BudgetExceeded,
+    Invalid,
+    JobFailed,
+    NotFound,
+    NotYet,
+    ToolboxError,
+    Unsupported,
+)
 from ml_toolbox.base.ids import new_ulid
 from ml_toolbox.domain.jobs import JobSpec, JobState
+from ml_toolbox.domain.money import Money
 from ml_toolbox.engine.rows import Row, Transition
 from ml_toolbox.engine.runner import Runner
 from ml_toolbox.engine.store import Store
 from ml_toolbox.features.training import snapshot
+from ml_toolbox.features.training.attempts import opened
+from ml_toolbox.features.training.life import Phase
 from ml_toolbox.features.training.prepare import ResolveInput, no_script, prepare
-from ml_toolbox.features.training.records import KIND, JobOrder, JobRecord, data_of, order_of, plain, record_of
-from ml_toolbox.features.training.workflow import Backends, JobWorkflow, Phase, Register, first_data
-from ml_toolbox.ports.jobs import JobObservation, LogChunk, LogLine
+from ml_toolbox.features.training.records import (
+    KIND,
+    JobData,
+    JobOrder,
+    JobRecord,
+    data_of,
+    order_of,
+    plain,
+    record_of,
+)
+from ml_toolbox.features.training.workflow import Backends, JobWorkflow, Register
+from ml_toolbox.ports.jobs import JobBackend, JobObservation, LogChunk, LogLine, Preempts
 
 
 class Training:
@@ -30,6 +50,7 @@ class Training:
         backends: the job backend of a name; raises ``NotFound`` for an unknown one.
         home: ``$MLTOOLBOX_HOME``; frozen sources go to ``code`` below it.
         install: id of this installation, for names and owner tags.
+        actor: who submits; whose budget pays.
         register: makes a finished job's model a registry version and returns ``NAME:VERSION``; idempotent by the job's id.
         resolve_input: turns ``data:NAME[:VERSION]`` into files.
     """
@@ -41,6 +62,7 @@ class Training:
         *,
         home: Path,
         install: str,
+        actor: str = "",
         register: Register | None = None,
         resolve_input: ResolveInput | None = None,
         clock: Clock | None = None,
@@ -50,17 +72,20 @@ class Training:
         self._home = home
         self._code = home / "code"
         self._install = install
+        self._actor = actor
         self._register = register
         self._resolve_input = resolve_input
         self._clock = clock or SystemClock()
-        self._workflow = JobWorkflow(backends, register, install)
-        self._runner = Runner(store, [self._workflow], clock=self._clock)
+        self.workflow = JobWorkflow(backends, register, install)
+        """How the loop drives jobs."""
+        self._runner = Runner(store, [self.workflow])
 
     def submit(self, spec: JobSpec, on: str = "local") -> Job:
         """Freeze the sources, write the intent, start the job; returns once the backend has it.
 
         From the moment the intent is written the job is started exactly once, whatever happens to this process. Raises
-        ``Invalid`` or ``Unsupported`` before anything is written; a refusal by the backend after that is the job's failure.
+        ``Invalid``, ``Unsupported`` or ``BudgetExceeded`` before anything is written; a refusal by the backend after that is
+        the job's failure. A limit on what exists at one time lets the job wait in line.
         """
         ready = prepare(spec, self._resolve_input)
         backend = self._backends(on)
@@ -72,24 +97,33 @@ class Training:
         if ready.script and not (frozen.folder / ready.script).is_file():
             raise no_script(ready)
         job = replace(ready, source=str(frozen.folder))
-        order = plain(JobOrder(job=job, backend=on, code_sha256=frozen.sha256, source=ready.source))
-        now = self._clock.now()
-        row_id = new_ulid(now)
-        self._workflow.request(row_id, job, frozen.sha256, backend, 1)
-        row = Row(
-            id=row_id,
-            kind=KIND,
-            name=ready.name,
-            phase=Phase.SUBMITTING,
-            state=JobState.QUEUED,
-            spec=order,
-            data=plain(first_data(row_id, order, now)),
-            due_at=now,
-            created_at=now,
-            updated_at=now,
+        row_id = new_ulid(self._store.now())
+        request = self.workflow.request(row_id, job, frozen.sha256, backend, 1)
+        order = JobOrder(
+            job=job,
+            backend=on,
+            code_sha256=frozen.sha256,
+            source=ready.source,
+            idempotency=backend.idempotency,
+            hourly=_hourly(job, backend).micros,
+            overhead_s=max(0.0, request.max_run_s - job.limits.max_duration_s),
         )
-        self._runner.insert(row)
+        self._insert(row_id, order)
         return Job(self, row_id)
+
+    def _insert(self, row_id: str, order: JobOrder) -> None:
+        begin(self._runner, self._store.now(), self._install, row_id, order, self._scopes(order))
+
+    def _scopes(self, order: JobOrder) -> tuple[str, ...]:
+        """Whose budgets pay."""
+        job = order.job
+        named = (
+            ("user", self._actor),
+            ("project", job.project),
+            ("profile", job.profile),
+            ("backend", order.backend),
+        )
+        return ("all", *(f"{scope}:{name}" for scope, name in named if name))
 
     def get(self, name_or_id: str) -> JobRecord:
         """The job of this id, beginning of an id (8 characters or more), or name (the newest). ``NotFound`` otherwise."""
@@ -141,14 +175,37 @@ class Training:
         """Ask the job to end; returns once the backend has been told. Already ended: nothing happens."""
         row = self._row(name_or_id)
         if row.ended_at is None:
-            self._store.wish(row.id, "stop", now=self._clock.now())
+            self._store.wish(row.id, "stop")
             row = self._runner.drive(row.id)
+        return self._look(row)
+
+    def preempt(self, name_or_id: str, *, notice_s: float) -> JobRecord:
+        """Take the running attempt's capacity away as a cloud would, to rehearse it; returns once the backend has been told.
+
+        The program gets the notice, is killed ``notice_s`` later, and the loop goes on as ``retry.preempted`` says. Already
+        ended: nothing happens. ``Unsupported`` where the backend cannot, ``NotYet`` when it has not created the job yet.
+        """
+        row = self._row(name_or_id)
+        backend = self._backends(order_of(row).backend)
+        if not isinstance(backend, Preempts):
+            raise Unsupported(
+                f"{backend.name} cannot take capacity away on request",
+                hint="rehearse preemption with the same spec on a backend that can, e.g. local",
+                provider=backend.name,
+            )
+        if row.ended_at is None:
+            if not data_of(row).attempt.resource:
+                row = self._runner.drive(row.id)
+            resource = data_of(row).attempt.resource
+            if not resource:
+                raise NotYet(f"job {row.name} is not created yet", hint="try again in a moment", resource=row.id)
+            backend.preempt(resource, notice_s=notice_s)
         return self._look(row)
 
     def delete(self, name_or_id: str) -> None:
         """Remove the job, its logs and outputs, killing it first when it runs. ``NotYet``: under way, and never given up."""
         row = self._row(name_or_id)
-        self._store.wish(row.id, "delete", now=self._clock.now())
+        self._store.wish(row.id, "delete")
         row = self._runner.drive(row.id)
         if row.phase != Phase.DELETED:
             problem = data_of(row).problem
@@ -206,16 +263,17 @@ class Training:
         return record_of(row, seen)
 
     def _observe(self, row: Row) -> JobObservation:
-        return self._workflow.observe(row)
+        return self.workflow.observe(row)
 
     def _drive_when_due(self, row: Row) -> Row:
         return self._runner.drive(row.id) if self._is_due(row) and row.phase != Phase.ACTIVE else row
 
     def _is_due(self, row: Row) -> bool:
-        return row.due_at is not None and row.due_at <= self._clock.now()
+        return row.due_at is not None and row.due_at <= self._store.now()
 
     def _chunk(self, row: Row, attempt: int, cursor: str) -> LogChunk:
-        resource = data_of(row).attempts[attempt].resource
+        attempts = data_of(row).attempts
+        resource = attempts[attempt].resource if attempt < len(attempts) else ""
         if not resource:  # not created yet
             return LogChunk((), cursor, ended=False)
         try:
@@ -226,6 +284,47 @@ class Training:
     def _prune_code(self) -> None:
         rows = self._store.find(KIND, without_phases=(Phase.DELETED,), limit=100_000)
         snapshot.prune(self._code, frozenset(order_of(row).code_sha256 for row in rows))
+
+
+def begin(runner: Runner, now: float, install: str, row_id: str, order: JobOrder, scopes: tuple[str, ...]) -> Row:
+    """Write the intent, with its first attempt's money if there is room for it now, else in line for it."""
+    job, spec = order.job, plain(order)
+    waiting = Row(
+        id=row_id,
+        kind=KIND,
+        name=job.name,
+        phase=Phase.WAITING,
+        state=JobState.QUEUED,
+        place=order.backend,
+        scopes=scopes,
+        spec=spec,
+        data=plain(JobData(attempts=())),
+        due_at=now,
+        created_at=now,
+        updated_at=now,
+    )
+    data, posting = opened(install, row_id, spec, order, JobData(attempts=()), now)
+    try:
+        return runner.insert(replace(waiting, phase=Phase.SUBMITTING, data=plain(data)), [posting])
+    except BudgetExceeded as error:
+        if not error.waits:
+            raise
+        return runner.insert(waiting)
+
+
+def _hourly(job: JobSpec, backend: JobBackend) -> Money:
+    """Price of the cheapest place there that the job may take."""
+    offers = backend.offers(job)
+    price = offers[0].price_hourly.times(job.resources.nodes) if offers else Money()
+    most = job.limits.max_cost_per_hour_usd
+    if most is not None and price > Money.usd(most):
+        raise BudgetExceeded(
+            f"limits.max_cost_per_hour_usd: the cheapest place on {backend.name} costs {price} an hour, "
+            f"{Money.usd(most)} is the limit",
+            hint="raise the limit, or ask for less",
+            field="limits.max_cost_per_hour_usd",
+        )
+    return price
 
 
 class _Looks:
@@ -299,6 +398,9 @@ class Job:
 
     def stop(self) -> JobRecord:
         return self._training.stop(self.id)
+
+    def preempt(self, *, notice_s: float) -> JobRecord:
+        return self._training.preempt(self.id, notice_s=notice_s)
 
     def delete(self) -> None:
         self._training.delete(self.id)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_toolbox.domain.endpoints import EndpointState, EndpointStatus, VariantStatus
+from ml_toolbox.runtime.served import variant_statuses
 
 GIVE_UP_AFTER = 3
 """Starts in a row that never became ready after which an endpoint is called failed. It is tried further, ever more slowly."""
@@ -71,26 +72,7 @@ def _variants(
     """The weights really in force: those of the replica that lags behind most, as some requests still meet it."""
     lagging = [replica for replica in ready if replica not in current]
     speaker = (lagging or list(ready) or [{"variants": (), "error": ""}])[0]
-    in_force = {variant["name"]: variant for variant in speaker["variants"]}
-    known = {variant["name"]: variant for variant in body["variants"]}
-    statuses = []
-    for name in {**known, **in_force}:
-        seen, asked = in_force.get(name), known.get(name)
-        statuses.append(
-            VariantStatus(
-                name=name,
-                model=(seen or asked or {}).get("model", ""),
-                weight=_percent(seen, speaker["variants"]) if seen else 0.0,
-                healthy=seen is not None,
-                message="" if seen else str(speaker["error"] or "not loaded yet"),
-            )
-        )
-    return tuple(statuses)
-
-
-def _percent(variant: Mapping[str, Any], every: Sequence[Mapping[str, Any]]) -> float:
-    total = sum(other["weight"] for other in every)
-    return float(round(100.0 * variant["weight"] / total, 9)) if total else 0.0
+    return variant_statuses(body["variants"], speaker["variants"], str(speaker["error"]))
 
 
 def _message(

@@ -7,8 +7,6 @@ for a model to load.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import http.client
 import os
 import shutil
 import signal
@@ -18,27 +16,27 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
 
-from ml_toolbox.base.errors import Invalid, MissingExtra, NotFound, NotYet, Unavailable, Unsupported
+from ml_toolbox.base.errors import MissingExtra, NotFound, NotYet, Unavailable, Unsupported
 from ml_toolbox.base.ids import check_name, digest, nonce
+from ml_toolbox.base.locks import exclusive
 from ml_toolbox.base.processes import MARK_VARIABLE, ProcessIdentity, kill_until_gone, supported
-from ml_toolbox.domain.endpoints import EndpointSpec, EndpointState, EndpointStatus
+from ml_toolbox.domain.endpoints import EndpointSpec, EndpointStatus
 from ml_toolbox.domain.offers import Offer
-from ml_toolbox.ports.endpoints import EndpointRequest, Invocation
-from ml_toolbox.ports.jobs import LogChunk, Owner
-from ml_toolbox.ports.lacks import Lacking
+from ml_toolbox.ports.endpoints import EndpointRequest, Invocation, needs
+from ml_toolbox.ports.jobs import Idempotency, LogChunk, Owner
+from ml_toolbox.ports.lacks import Lacking, declared_reason
 from ml_toolbox.ports.provider import ProviderContext
-from ml_toolbox.providers.local.endpoint_folder import EndpointFolder, exclusive, read_log
+from ml_toolbox.providers.local.endpoint_folder import EndpointFolder, read_log
 from ml_toolbox.providers.local.endpoint_status import status_of
 from ml_toolbox.providers.local.lacks import ENDPOINTS as LACKS
+from ml_toolbox.runtime import served
 from ml_toolbox.runtime.job import write_json
 
 _STOP_S: Final = 30.0
 """How long ``delete`` lets servers finish their requests before it kills."""
 _START_S: Final = 20.0
 """Longest wait for a supervisor's first sign of life; it takes about 0.1 s on an idle machine."""
-_NEVER: Final = "never"
 
 
 class LocalEndpointBackend:
@@ -46,6 +44,7 @@ class LocalEndpointBackend:
 
     name = "local"
     lacks: Lacking = LACKS
+    idempotency = Idempotency(kind="name", visibility_window_s=0.0)
 
     def __init__(self, context: ProviderContext) -> None:
         self._root = context.home / "providers" / "local" / "endpoints"
@@ -55,12 +54,7 @@ class LocalEndpointBackend:
     # -- the request ----------------------------------------------------------------------------------------------------
 
     def refuses(self, spec: EndpointSpec) -> str | None:
-        if spec.resources.accelerators:
-            return LACKS["accelerators"].reason
-        for variant in spec.variants:
-            if _local_path(variant.package) is None:
-                return f"{variant.package} is not a folder on this machine"
-        return None
+        return declared_reason(LACKS, needs(spec)) or served.refuses(spec)
 
     def offers(self, spec: EndpointSpec) -> tuple[Offer, ...]:
         if self.refuses(spec) is not None:
@@ -71,27 +65,13 @@ class LocalEndpointBackend:
         reason = self.refuses(spec)
         if reason is not None:
             raise Unsupported(f"local cannot serve {spec.name}: {reason}", provider=self.name, resource=spec.name)
-        check_name(spec.name, field="endpoint")
-        body = {
-            "name": spec.name,
-            "variants": [
-                {
-                    "name": check_name(variant.name, field="variant"),
-                    "package": _local_path(variant.package),
-                    "model": variant.model,
-                    "weight": variant.weight,
-                }
-                for variant in spec.variants
-            ],
-            "replicas": spec.replicas,
-            "port": spec.port,
-            "resources": {"cpus": spec.resources.cpus, "memory_gib": spec.resources.memory_gib},
-        }
-        return EndpointRequest(name=spec.name, body=body, tags={**spec.tags, **owner.tags(_NEVER)})
+        resources = {"cpus": spec.resources.cpus, "memory_gib": spec.resources.memory_gib}
+        body = {**served.order(spec), "port": spec.port, "resources": resources}
+        return EndpointRequest.of(spec, owner, body)
 
     def apply(self, request: EndpointRequest) -> None:
         _need_serving_extra()
-        body = {**request.body, "variants": [_with_digest(v, request.name) for v in request.body["variants"]]}
+        body = served.with_digests(request.body)
         folder = self._folder(request.name)
         wish = {"body": body, "tags": dict(request.tags), "revision": digest(body)}
         with exclusive(self._lock(request.name)):
@@ -126,28 +106,7 @@ class LocalEndpointBackend:
         timeout_s: float = 30.0,
     ) -> Invocation:
         status = self.observe(endpoint)
-        if not status.replicas_ready or status.state is EndpointState.DELETING:
-            raise NotYet(
-                f"endpoint {endpoint} is {status.state.value}", hint=status.message or "look again in a moment"
-            )
-        headers = {"Content-Type": content_type} | ({"X-MLT-Variant": variant} if variant else {})
-        port = urlsplit(status.url).port
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
-        try:
-            connection.request("POST", "/invocations", body, headers)
-            answer = connection.getresponse()
-            return Invocation(
-                status=answer.status,
-                body=answer.read(),
-                content_type=answer.headers.get("Content-Type", ""),
-                variant=answer.headers.get("X-MLT-Variant", ""),
-            )
-        except (OSError, http.client.HTTPException) as error:
-            raise Unavailable(
-                f"endpoint {endpoint} did not answer: {error}", provider=self.name, resource=endpoint
-            ) from error
-        finally:
-            connection.close()
+        return served.ask(endpoint, status, body, content_type=content_type, variant=variant, timeout_s=timeout_s)
 
     def logs(self, endpoint: str, cursor: str = "") -> LogChunk:
         folder = self._folder(endpoint)
@@ -250,27 +209,6 @@ class LocalEndpointBackend:
         if request is None:
             raise NotFound(f"there is no local endpoint {endpoint!r}", provider=self.name, resource=endpoint)
         return request
-
-
-def _local_path(package: str) -> str | None:
-    """The absolute folder named by a path or ``file://`` URI; ``None`` for anything else."""
-    if package.startswith("file://"):
-        parts = urlsplit(package)
-        return unquote(parts.path) if parts.netloc in ("", "localhost") else None
-    if "://" in package or not package.startswith("/"):
-        return None
-    return package
-
-
-def _with_digest(variant: Mapping[str, Any], endpoint: str) -> dict[str, Any]:
-    """The variant with the hash of its package's manifest, which names the hash of every file."""
-    try:
-        manifest = (Path(variant["package"]) / "mltoolbox.json").read_bytes()
-    except OSError as error:
-        raise Invalid(
-            f"{variant['package']} is not a folder with a model package", field="package", resource=endpoint
-        ) from error
-    return {**variant, "digest": hashlib.sha256(manifest).hexdigest()}
 
 
 def _need_serving_extra() -> None:

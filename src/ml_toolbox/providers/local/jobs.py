@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import shutil
 import sys
@@ -20,15 +19,15 @@ from ml_toolbox.base.processes import ProcessIdentity
 from ml_toolbox.domain.jobs import Accelerators, JobSpec
 from ml_toolbox.domain.offers import Offer
 from ml_toolbox.engine.crash import crash_point
-from ml_toolbox.ports.jobs import TAG_OWNER, Idempotency, JobObservation, JobRequest, LogChunk, Owner
-from ml_toolbox.ports.lacks import Lacking
+from ml_toolbox.ports.jobs import TAG_OWNER, Idempotency, JobObservation, JobRequest, LogChunk, Owner, needs
+from ml_toolbox.ports.lacks import Lacking, declared_reason
 from ml_toolbox.ports.provider import ProviderContext
 from ml_toolbox.providers.local import environments, supervisors
 from ml_toolbox.providers.local.lacks import JOBS as LACKS
 from ml_toolbox.providers.local.machine import Machine, this_machine
 from ml_toolbox.runtime import dialects, folder
 from ml_toolbox.runtime.ending import FINAL_STATES, record_lost
-from ml_toolbox.runtime.job import Layout, Places, RuntimeJob, read_json, write_json
+from ml_toolbox.runtime.job import Layout, Places, RuntimeJob, create_json, read_json, write_json
 
 _START_S = 30.0
 """A job folder without a supervisor after this time was left by a process that died between making and starting it."""
@@ -60,12 +59,8 @@ class LocalJobBackend:
 
     def refuses(self, spec: JobSpec) -> str | None:
         wanted, machine = spec.resources, self._machine
-        if wanted.spot:
-            return LACKS["spot"].reason
-        if wanted.nodes > 1:
-            return LACKS["multi-node"].reason
-        if spec.environment.image:
-            return LACKS["images"].reason
+        if reason := declared_reason(LACKS, needs(spec)):
+            return reason
         if wanted.cpus is not None and wanted.cpus > machine.cpus:
             return f"it asks for {wanted.cpus:g} cores; this machine has {machine.cpus}"
         if wanted.memory_gib is not None and wanted.memory_gib > machine.memory_gib:
@@ -108,13 +103,10 @@ class LocalJobBackend:
             "max_duration_s": spec.limits.max_duration_s,
             "stop_grace_s": spec.limits.stop_grace_s,
             "metrics": dict(spec.metrics),
+            "checkpoints": spec.checkpoints,
             "display_name": spec.name,
         }
-        # The supervisor ends the job at its time limit, so nothing here outlives the moment named by this tag.
-        tags = {**spec.tags, **owner.tags(f"start+{math.ceil(spec.limits.max_duration_s)}s")}
-        name = f"mlt-{owner.install}-job-{owner.row}-a{owner.attempt}"
-        max_run_s = spec.limits.max_duration_s + spec.limits.stop_grace_s
-        return JobRequest(name=name, body=body, tags=tags, max_run_s=max_run_s)
+        return JobRequest.of(spec, owner, body)
 
     def submit(self, request: JobRequest, token: str) -> str:
         if not processes.supported():
@@ -155,8 +147,14 @@ class LocalJobBackend:
 
     def stop(self, job_id: str, *, grace_s: float) -> None:
         layout = Layout(str(self._root(job_id)))
-        if os.path.isdir(layout.root) and not os.path.exists(layout.stop):
-            write_json(layout.stop, {"grace_s": grace_s, "at": time.time()})
+        _wish(layout.stop, {"grace_s": grace_s, "at": time.time()})
+
+    def preempt(self, job_id: str, *, notice_s: float) -> None:
+        """See ``ports.jobs.Preempts``. A second notice changes nothing: the first one stands."""
+        layout = Layout(str(self._root(job_id)))
+        status = read_json(layout.status) or {}
+        if status.get("state") not in FINAL_STATES:
+            _wish(layout.preempt, {"notice_s": notice_s, "at": time.time()})
 
     def delete(self, job_id: str) -> None:
         supervisors.reap()
@@ -250,7 +248,8 @@ class LocalJobBackend:
             code_sha256=tags.get("mlt:code", ""),
             queue=Places(str(self._home / "queue"), self._limit),
             devices=Places(str(self._home / "devices"), len(gpus)) if gpus else None,
-            checkpoints=str(self._checkpoints(owner)),
+            checkpoints=folder.checkpoint_folder(body["checkpoints"]) or str(self._checkpoints(owner)),
+            checkpoint_store=folder.checkpoint_store(body["checkpoints"]),
             # Its own for every folder: the same token on another home must not make their processes look like these.
             mark=f"{job_id}-{nonce()}",
         )
@@ -327,6 +326,14 @@ class LocalJobBackend:
 
     def _checkpoints(self, owner: str) -> Path:
         return self._home / "checkpoints" / hashlib.sha256(owner.encode()).hexdigest()[:24]
+
+
+def _wish(path: str, value: dict[str, float]) -> None:
+    """Put the wish into the job's folder; the first of its kind stands. No folder: the job is deleted."""
+    try:
+        create_json(path, value)
+    except FileNotFoundError:
+        return
 
 
 def _check(spec: JobSpec) -> None:

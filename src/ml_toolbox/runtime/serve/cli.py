@@ -14,12 +14,14 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_toolbox.base.errors import Invalid, MissingExtra, ToolboxError
 from ml_toolbox.base.ids import check_name
+from ml_toolbox.base.processes import identity
+from ml_toolbox.runtime.job import write_json
 from ml_toolbox.runtime.serve.quota import usable_threads
 from ml_toolbox.runtime.serve.spec import ServeSpec, VariantSpec, read_spec
 
@@ -50,6 +52,8 @@ def main(argv: Sequence[str]) -> int:
         sys.stderr.write(f"{error}\n")
         if options.status_fd is not None:
             _write_line(options.status_fd, {"ready": False, "error": error.message, "fatal": True})
+        if options.status is not None:
+            _write_status(options.status, {"ready": False, "error": error.message, "fatal": True})
         return error.exit_code
 
 
@@ -69,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         "--trust", action="store_true", help="load contents that run code (pickle, joblib, Python classes)"
     )
     internal = parser.add_argument_group("for supervisors")
+    internal.add_argument("--status", type=Path, help="JSON file that always shows what is in force, and at which URL")
     internal.add_argument("--listen-fd", type=int, help="inherited, bound socket to listen on instead of --port")
     internal.add_argument("--status-fd", type=int, help="inherited pipe that gets one JSON line per change and second")
     internal.add_argument("--lifeline-fd", type=int, help="inherited pipe; when its other end closes, the server ends")
@@ -123,7 +128,7 @@ async def _serve(options: argparse.Namespace, spec: ServeSpec, threads: int) -> 
     sock = socket.socket(fileno=options.listen_fd) if options.listen_fd is not None else None
     if sock is None:
         sock = bound_socket(options.host, options.port)
-    report = _reporter(options.status_fd)
+    report = _reporter(options, sock)
     server = ModelServer(
         spec, lambda variant: _load(variant, threads), replica=options.replica, on_change=lambda: report(server)
     )
@@ -135,8 +140,8 @@ async def _serve(options: argparse.Namespace, spec: ServeSpec, threads: int) -> 
         os._exit(0)  # asked to stop while a model was loading: nobody has been promised an answer
     first.result()
     await server.listen(sock)
-    host, port = sock.getsockname()[:2]
-    logging.getLogger("mlt.serve").info("serving %s on http://%s:%d (try it: /docs)", spec.name, host, port)
+    report(server)
+    logging.getLogger("mlt.serve").info("serving %s on %s (try it: /docs)", spec.name, _url(sock))
     if options.spec:
         tasks.append(loop.create_task(server.watch(options.spec, changed)))
     await stopped
@@ -155,11 +160,33 @@ async def _beat(server: ModelServer, report: Any) -> None:
         await asyncio.sleep(_HEARTBEAT_S)
 
 
-def _reporter(status_fd: int | None) -> Any:
-    if status_fd is None:
-        return lambda _server: None
-    os.set_blocking(status_fd, False)
-    return lambda server: _write_line(status_fd, server.state())
+def _reporter(options: argparse.Namespace, sock: socket.socket) -> Callable[[ModelServer], None]:
+    """Tells whoever started us what is in force: as a line on the pipe, in the file when it changes, or both."""
+    if options.status_fd is not None:
+        os.set_blocking(options.status_fd, False)
+    written: dict[str, Any] = {}
+
+    def report(server: ModelServer) -> None:
+        state = server.state()
+        if options.status_fd is not None:
+            _write_line(options.status_fd, state)
+        state["url"] = _url(sock) if server.listening else ""
+        if options.status is not None and state != written:
+            written.clear()
+            written.update(state)
+            _write_status(options.status, state)
+
+    return report
+
+
+def _url(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://{host}:{port}"
+
+
+def _write_status(path: Path, document: dict[str, Any]) -> None:
+    """With the identity of this process: the file may outlive it."""
+    write_json(str(path), {**document, "process": str(identity())})
 
 
 def _write_line(fd: int, document: dict[str, Any]) -> None:

@@ -90,6 +90,10 @@ class ModelServer:
     def ready(self) -> bool:
         return self.model.ready and not self.draining
 
+    @property
+    def listening(self) -> bool:
+        return bool(self._listeners)
+
     def gauges(self) -> dict[str, float]:
         return {"mlt_connections": float(len(self.connections)), "mlt_ready": float(self.ready)}
 

@@ -1,4 +1,4 @@
-"""Deploying, shifting, scaling and deleting, on a backend in memory and a real SQLite store."""
+"""Deploying, shifting, scaling and deleting, on a backend in memory and a store in memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ml_toolbox.features.serving import ResolvedModel, Serving
 from ml_toolbox.features.serving.endpoint import error_of
 from ml_toolbox.features.serving.rows import encode_rows
 from ml_toolbox.ports.endpoints import EndpointRequest, Invocation
-from ml_toolbox.state.sqlite import SqliteStore
+from ml_toolbox.testing.memory_store import MemoryStore
 from tests.conformance.memory_endpoints import Cloud, MemoryEndpoints
 
 
@@ -50,16 +50,13 @@ class World:
         self.backend = Flaky(self.cloud)
         self.home = home
         self.planned: list[tuple[EndpointSpec, str]] = []
-        self._stores: list[SqliteStore] = []
+        self.store = MemoryStore()
 
     def serving(self) -> Serving:
-        store = SqliteStore(self.home / "state.db")
-        self._stores.append(store)
-        return Serving(store, self._backend, resolve=self._resolve, planner=self._plan, install="i")
+        return Serving(self.store, self._backend, resolve=self._resolve, planner=self._plan, install="i")
 
     def close(self) -> None:
-        for store in self._stores:
-            store.close()
+        self.store.close()
 
     def _backend(self, name: str) -> MemoryEndpoints:
         if name not in ("memory", "other"):
