@@ -72,7 +72,9 @@ class Toolbox:
         return RowView(
             row=row,
             is_deleted=row.phase == "deleted",
-            held=tuple(Held(attempt=one.number, resource=one.resource, asked_at=one.submitted_at) for one in data.attempts),
+            held=tuple(
+                Held(attempt=one.number, resource=one.resource, asked_at=one.submitted_at) for one in data.attempts
+            ),
             model=data.model,
             wants_model=order.job.register is not None,
             excused=data.failure is not None

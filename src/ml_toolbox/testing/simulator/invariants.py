@@ -224,9 +224,7 @@ def no_orphan(evidence: Evidence) -> Iterator[str]:
         view = rows.get(row_id)
         if one.gone_at <= evidence.now:
             continue
-        known = view is not None and any(
-            held.resource == one.id and held.attempt == attempt for held in view.held
-        )
+        known = view is not None and any(held.resource == one.id and held.attempt == attempt for held in view.held)
         if not known:
             yield f"{one.id} exists, and no row knows it ({one.name}, made by {one.by})"
         elif view is not None and view.is_deleted:

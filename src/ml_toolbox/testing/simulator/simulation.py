@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from ml_toolbox.base.errors import BudgetExceeded, Bug, MissingExtra, NotFound, ToolboxError
+from ml_toolbox.base.errors import Bug, MissingExtra, NotFound, ToolboxError
 from ml_toolbox.engine import crash
 from ml_toolbox.engine.agent import Agent
 from ml_toolbox.engine.collection import Collector
@@ -25,7 +25,7 @@ from ml_toolbox.engine.runner import Runner
 from ml_toolbox.testing.memory_store import MemoryStore
 from ml_toolbox.testing.simulator.cloud import NEVER, Cloud, Resource
 from ml_toolbox.testing.simulator.invariants import Evidence, Existed, LimitSet, Violation, check
-from ml_toolbox.testing.simulator.platforms import OVERHEAD_S, SimulatedEndpoints, SimulatedJobs, SimulatedJobsAtOnce
+from ml_toolbox.testing.simulator.platforms import SimulatedEndpoints, SimulatedJobs, SimulatedJobsAtOnce
 from ml_toolbox.testing.simulator.product import Product, Surroundings
 from ml_toolbox.testing.simulator.profile import Profile, draw
 from ml_toolbox.testing.simulator.timing import START, HostClock, VirtualTime
@@ -441,7 +441,12 @@ class Simulation:
     def _foreigners(self) -> None:
         """Others use the account too; one is a copy of this installation that took another name."""
         for number, install in enumerate(("there", "everywhere")):
-            tags = {"mlt:install": install, "mlt:owner": row_id(self.began, 0), "mlt:attempt": "1", "mlt:expires-at": "+1"}
+            tags = {
+                "mlt:install": install,
+                "mlt:owner": row_id(self.began, 0),
+                "mlt:attempt": "1",
+                "mlt:expires-at": "+1",
+            }
             made = self.cloud.foreign(f"mlt-{install}-{number}", tags)
             made.ends_at = NEVER
 
