@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from ml_toolbox.base.errors import BudgetExceeded, Conflict, NotFound
+from ml_toolbox.engine.crash import crash_point
 from ml_toolbox.engine.ledger import Limit, Line, Meter, Period, Posting, month_of, posted
 from ml_toolbox.engine.rows import WISH_ORDER, Occurrence, Row, Transition, Wish, Write
 from ml_toolbox.engine.store import Written
@@ -301,6 +302,7 @@ def _written(session: Session, writes: Sequence[Write], lease_s: float) -> list[
             continue
         results.append(batch.add(write, line, warnings))
     batch.send(session)
+    crash_point("store:rows:before:ledger")
     books.close()
     return results
 
