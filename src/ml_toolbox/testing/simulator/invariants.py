@@ -269,6 +269,30 @@ def strays_are_charged(evidence: Evidence) -> Iterator[str]:
             yield f"{one.id}, which {row_id} did not know, cost {one.cost:.0f}, charged {charged[f'stray {one.id}']}"
 
 
+def resources_are_their_own(evidence: Evidence) -> Iterator[str]:
+    """What an attempt calls its own was made for it, by the tags that were in its create call."""
+    made = {one.id: one for one in evidence.ours() if one.kind == "job"}
+    for view in evidence.rows:
+        for held in view.held:
+            one = made.get(held.resource)
+            if one is not None and one.owner != (view.row.id, held.attempt):
+                yield f"attempt {held.attempt} of {view.row.id} took {one.id}, which was made for {one.owner}"
+            if held.resource and one is None:
+                yield f"attempt {held.attempt} of {view.row.id} holds {held.resource}, which never existed"
+
+
+def charged_once(evidence: Evidence) -> Iterator[str]:
+    """What an attempt has paid for is not paid for again as a stray, and no stray twice."""
+    known = {held.resource for view in evidence.rows for held in view.held}
+    strays = Counter(line.posting.reason for line in evidence.lines if line.posting.kind == "collect")
+    for reason, times in strays.items():
+        resource = reason.removeprefix("stray ")
+        if resource in known:
+            yield f"{resource} was charged to its attempt and as a stray"
+        if times > 1:
+            yield f"{reason} was charged {times} times"
+
+
 def one_attempt_at_a_time(evidence: Evidence) -> Iterator[str]:
     """The next attempt's resource is made after the one before has ended for certain."""
     made = {one.id: one for one in evidence.ours()}
@@ -476,6 +500,8 @@ PROMISES: tuple[Callable[[Evidence], Iterator[str]], ...] = (
     no_orphan,
     no_duplicate,
     strays_are_charged,
+    resources_are_their_own,
+    charged_once,
     one_attempt_at_a_time,
     every_create_is_tagged,
     foreign_untouched,
