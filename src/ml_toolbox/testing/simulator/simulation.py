@@ -518,7 +518,7 @@ def _existed(one: Resource, now: float) -> Existed:
     return Existed(
         id=one.id,
         kind=one.kind,
-        place=one.place,
+        place=PLACE,
         name=one.name,
         tags=one.tags,
         max_run_s=one.max_run_s,
