@@ -31,6 +31,14 @@ class MemoryStore:
     def now(self) -> float:
         return self.clock.now()
 
+    def rows(self) -> tuple[Row, ...]:
+        """Every row, oldest first."""
+        return tuple(self._rows.values())
+
+    def stored_limits(self) -> tuple[Limit, ...]:
+        """Every limit as it is kept, with the month that its sums belong to."""
+        return tuple(limit for _, limit in sorted(self._limits.items()))
+
     def close(self) -> None:
         """Nothing to give up; what was written stays readable, as on a disk."""
 
