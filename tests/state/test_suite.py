@@ -18,7 +18,7 @@ class TestMemory(StoreTests):
 
 
 class TestSqlite(StoreTests):
-    many = 2_000
+    examples = 100
 
     @pytest.fixture
     def fresh(self, tmp_path: Path) -> Fresh:
@@ -26,9 +26,6 @@ class TestSqlite(StoreTests):
 
 
 class TestPostgres(StoreTests):
-    examples = 15
-    many = 2_000
-
     @pytest.fixture
     def fresh(self, postgres_server: Server) -> Fresh:
         return on_postgres(postgres_server)

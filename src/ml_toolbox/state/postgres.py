@@ -345,7 +345,10 @@ def _is_lost(connection: _Connection, error: psycopg.Error) -> bool:
 
 
 def _exists(session: Session) -> bool:
-    return bool(session.rows("SELECT 1 WHERE to_regclass('schema_version') IS NOT NULL", {}))
+    # Not to_regclass(), which may answer from what the session knew before it waited for another that made the tables.
+    asked = """SELECT 1 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE relname = 'schema_version' AND nspname = ANY(current_schemas(false))"""
+    return bool(session.rows(asked, {}))
 
 
 def _bring_forward(session: Session) -> None:

@@ -338,7 +338,8 @@ class _Batch:
         values = {
             "phase": change.phase,
             "state": change.state,
-            "due_at": change.due_at,
+            # A wish that the decision did not know of: due, so that it is met even if the writer dies at this moment.
+            "due_at": change.due_at if line["wish"] == row.wish else self._now,
             "updated_at": self._now,
             "ended_at": self._now if change.ended and line["ended_at"] is None else line["ended_at"],
             **lease,

@@ -1,4 +1,4 @@
-"""Shipped with the package: one conformance suite per port, fake clock, hostile stand-ins, Hypothesis strategies.
+"""Shipped with the package: one conformance suite per port, fake clock, hostile stand-ins, a linearizability checker.
 
 Bind a suite in about ten lines: subclass it, return your implementation from its one abstract fixture. Nothing in the
 product imports this package.

@@ -229,7 +229,8 @@ class MemoryStore:
                 phase=change.phase,
                 state=change.state,
                 data=change.data,
-                due_at=change.due_at,
+                # A wish that the decision did not know of: due, so that it is met even if the writer dies at this moment.
+                due_at=change.due_at if held.wish == write.row.wish else now,
                 updated_at=now,
                 ended_at=now if change.ended and held.ended_at is None else held.ended_at,
             )

@@ -293,7 +293,7 @@ class StoreTests:
             first.insert(row(f"{number:02}", due_at=float(number)))
         first.close()
         taken: list[str] = []
-        start = threading.Barrier(6)
+        start = threading.Barrier(6, timeout=30.0)
 
         def work(worker: int) -> None:
             store = bound.open()
@@ -504,8 +504,10 @@ class StoreTests:
 
         with ThreadPoolExecutor(5) as threads:
             follower = threads.submit(follow)
-            list(threads.map(write, range(4)))
-            written.set()
+            try:
+                list(threads.map(write, range(4)))
+            finally:
+                written.set()
             follower.result(timeout=60)
         assert len(seen) == len(set(seen)) == 100
 
@@ -631,27 +633,33 @@ class StoreTests:
 
     def test_no_reservation_slips_through_while_a_limit_is_made(self, bound: Bound) -> None:
         """Writers post while limits come and go: each has counted every line before it, and meets every one after."""
-        start = threading.Barrier(5)
+        start, posted = threading.Barrier(5, timeout=30.0), threading.Event()
 
         def post(worker: int) -> None:
             store = bound.open()
             start.wait()
             for number in range(15):
                 store.insert(row(f"{worker}-{number}", scopes=("all", f"w{worker}")), postings=[reserve(1)])
+                posted.wait(0.002)  # else a fast store has posted everything before the first limit is made
             store.close()
 
         def limit() -> None:
             store = bound.open()
             start.wait()
-            for number in range(15):
-                scope = ("all", "w0", "w1")[number % 3]
-                store.set_limit(scope, "cost", "", None)
-                store.set_limit(scope, "cost", "", 1000)
-            store.close()
+            while True:
+                for scope in ("all", "w0", "w1"):
+                    store.set_limit(scope, "cost", "", None)
+                    store.set_limit(scope, "cost", "", 1000)
+                    if posted.wait(0.005):  # who asks without a pause may starve the others, where one writes at a time
+                        store.close()
+                        return
 
         with ThreadPoolExecutor(5) as threads:
             setting = threads.submit(limit)
-            list(threads.map(post, range(4)))
+            try:
+                list(threads.map(post, range(4)))
+            finally:
+                posted.set()
             setting.result(timeout=60)
         store = bound.open()
         sums = {
@@ -659,7 +667,8 @@ class StoreTests:
             for scope in ("all", "w0", "w1")
         }
         assert sums == {"all": 60, "w0": 15, "w1": 15}
-        assert {limit.scope: limit.held for limit in store.limits()} == sums
+        held = {limit.scope: limit.held for limit in store.limits()}
+        assert held == {scope: sums[scope] for scope in held}
         store.close()
 
     @pytest.mark.parametrize("meter", ["cost", "cost-per-hour", "running"])
@@ -667,7 +676,7 @@ class StoreTests:
         first = bound.open()
         first.set_limit("all", meter, "", 10)
         first.close()
-        start = threading.Barrier(6)
+        start = threading.Barrier(6, timeout=30.0)
 
         def ask(worker: int) -> int:
             store, granted = bound.open(), 0

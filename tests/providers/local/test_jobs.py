@@ -136,6 +136,16 @@ def test_why_it_failed(bench: Bench, script: str, kind: str, told: str) -> None:
     assert failure.next_step
 
 
+def test_a_pool_left_open_is_waited_for_until_its_work_is_done_and_no_longer(bench: Bench) -> None:
+    seen, printed = bench.run(
+        "import time\nfrom concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor(2)\n"
+        "for number in range(4):\n    pool.submit(lambda number=number: (time.sleep(0.1), print('work', number)))\n"
+        "print('end')\n"
+    )
+    assert seen.state is JobState.SUCCEEDED
+    assert sorted(printed) == ["end", "work 0", "work 1", "work 2", "work 3"]
+
+
 def test_a_crash_in_native_code_names_the_line(bench: Bench) -> None:
     assert bench.fails("import ctypes\n\nctypes.string_at(0)\n").where == "train.py:3"
 
@@ -284,10 +294,11 @@ def test_gpus_are_handed_out_one_by_one(bench: Bench, tmp_path: Path) -> None:
     wait = f"while not os.path.exists({str(tmp_path / 'go')!r}):\n    time.sleep(0.01)\n"
     script = f"import os, time\nprint(os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\n{wait}"
     gpu = Resources(accelerators="T4:1")
-    first, second, third = [bench.start(script, two, resources=gpu) for _ in range(3)]
-    without = bench.start("import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))", two)
+    first, second = [bench.start(script, two, resources=gpu) for _ in range(2)]
     for job in (first, second):
         bench.until(job, lambda seen, job=job: bool(bench.printed(job)))  # type: ignore[misc]
+    third = bench.start(script, two, resources=gpu)
+    without = bench.start("import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))", two)
     assert {*bench.printed(first), *bench.printed(second)} == {"0", "1"}
     waiting = bench.until(third, lambda seen: "waiting for 1 of 2 GPUs" in seen.message)
     assert waiting.state is JobState.QUEUED
@@ -318,7 +329,7 @@ def test_a_queue_runs_in_order_and_a_waiting_job_can_be_stopped(bench: Bench, tm
     assert order.read_text().split() == ["row-0000", "row-0001", "row-0003"]
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_requirements_make_an_environment_once(bench: Bench, tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path)
     environment = Environment(requirements=(str(wheel),))

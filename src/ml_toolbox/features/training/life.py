@@ -161,10 +161,14 @@ def _creating(row: Row, data: JobData, order: JobOrder, event: Event, now: float
 
 def _resolve(row: Row, data: JobData, order: JobOrder, now: float) -> Decision:
     """Find out whether the resource exists. Repeating the call is as good as looking where a token or name is honoured; a
-    refusal that came after an unknown outcome, and a wish to be rid of it, leave only looking."""
+    refusal that came after an unknown outcome, and a wish to be rid of it, leave only looking.
+
+    Either way the phase says from now on that an earlier call may have had its effect: a refusal of the next one (credentials
+    that have expired meanwhile, a name that is taken - by the resource we do not see yet) must not count as the attempt's end.
+    """
     repeatable = order.idempotency.kind != "none" and not row.wish and data.failure is None
     if repeatable:
-        return _change(row, data, Phase(row.phase), row.state, "", effect=SUBMIT)
+        return _change(row, data, Phase.UNKNOWN, row.state, "", effect=SUBMIT)
     look_at = data.attempt.absence.next_look_at(
         now, since=data.attempt.tried_at, window_s=order.idempotency.visibility_window_s
     )
@@ -383,6 +387,7 @@ def _not_found(row: Row, data: JobData, order: JobOrder, now: float) -> Decision
         ),
         started_at=before.started_at if before else None,
         ended_at=now,
+        billed_s=attempts.vanished_s(attempt, order, before, attempt.absence.last_at or now),
         checkpoint=before.checkpoint if before else None,
     )
     return _finished(row, replace(looked, observation=lost), order, lost, now)
@@ -456,6 +461,8 @@ def _missing(row: Row, data: JobData, order: JobOrder, now: float) -> Decision:
     absence = one.absence.noticed(now, since=data.delete_sent_at, window_s=window_s)
     if absence.certain:
         last = data.observation or JobObservation(state=JobState.STOPPED)
+        gone_by = one.absence.last_at or now
+        last = replace(last, billed_s=attempts.vanished_s(one, order, data.observation, gone_by))
         return _deleted_one(row, data, order, last, now)
     kept = (*data.attempts[: data.deleted], replace(one, absence=absence), *data.attempts[data.deleted + 1 :])
     look_at = absence.next_look_at(now, since=data.delete_sent_at, window_s=window_s)

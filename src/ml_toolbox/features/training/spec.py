@@ -28,6 +28,8 @@ def load_spec(source: str | Path | Mapping[str, Any]) -> JobSpec:
     values = _read(path)
     values.setdefault("name", path.stem)
     values["source"] = str((path.parent / str(values.get("source", "."))).resolve())
+    if isinstance(place := values.get("checkpoints"), str):
+        values["checkpoints"] = _beside(path.parent, place)
     if isinstance(inputs := values.get("inputs"), dict):
         values["inputs"] = {name: _beside(path.parent, value) for name, value in inputs.items()}
     return _convert(values)
@@ -57,6 +59,9 @@ def _name_of(path: Path) -> str:
 def check_spec(spec: JobSpec) -> JobSpec:
     """The rules that types alone cannot say. Returns the spec unchanged."""
     check_name(spec.name)
+    for field in ("project", "profile"):
+        if named := getattr(spec, field):
+            check_name(named, field=field)
     if (spec.script is None) == (spec.command is None):
         raise Invalid("a job has either a script or a command", field="script", hint="give exactly one of the two")
     for channel in spec.inputs:
@@ -112,7 +117,7 @@ def _refuse_unknown(values: Mapping[str, Any], kind: type, prefix: str) -> None:
 
 
 def _beside(folder: Path, value: Any) -> Any:
-    """An input's relative path is relative to the spec file, so that a spec means the same from every folder."""
+    """A relative path is relative to the spec file, so that a spec means the same from every folder."""
     if not isinstance(value, str) or "://" in value or value.startswith("data:"):
         return value
     return str((folder / value).resolve())

@@ -37,7 +37,7 @@ from ml_toolbox.features.training.records import (
     record_of,
 )
 from ml_toolbox.features.training.workflow import Backends, JobWorkflow, Register
-from ml_toolbox.ports.jobs import JobBackend, JobObservation, LogChunk, LogLine
+from ml_toolbox.ports.jobs import JobBackend, JobObservation, LogChunk, LogLine, Preempts
 
 
 class Training:
@@ -116,7 +116,13 @@ class Training:
 
     def _scopes(self, order: JobOrder) -> tuple[str, ...]:
         """Whose budgets pay."""
-        named = (("user", self._actor), ("project", order.job.project), ("backend", order.backend))
+        job = order.job
+        named = (
+            ("user", self._actor),
+            ("project", job.project),
+            ("profile", job.profile),
+            ("backend", order.backend),
+        )
         return ("all", *(f"{scope}:{name}" for scope, name in named if name))
 
     def get(self, name_or_id: str) -> JobRecord:
@@ -171,6 +177,29 @@ class Training:
         if row.ended_at is None:
             self._store.wish(row.id, "stop")
             row = self._runner.drive(row.id)
+        return self._look(row)
+
+    def preempt(self, name_or_id: str, *, notice_s: float) -> JobRecord:
+        """Take the running attempt's capacity away as a cloud would, to rehearse it; returns once the backend has been told.
+
+        The program gets the notice, is killed ``notice_s`` later, and the loop goes on as ``retry.preempted`` says. Already
+        ended: nothing happens. ``Unsupported`` where the backend cannot, ``NotYet`` when it has not created the job yet.
+        """
+        row = self._row(name_or_id)
+        backend = self._backends(order_of(row).backend)
+        if not isinstance(backend, Preempts):
+            raise Unsupported(
+                f"{backend.name} cannot take capacity away on request",
+                hint="rehearse preemption with the same spec on a backend that can, e.g. local",
+                provider=backend.name,
+            )
+        if row.ended_at is None:
+            if not data_of(row).attempt.resource:
+                row = self._runner.drive(row.id)
+            resource = data_of(row).attempt.resource
+            if not resource:
+                raise NotYet(f"job {row.name} is not created yet", hint="try again in a moment", resource=row.id)
+            backend.preempt(resource, notice_s=notice_s)
         return self._look(row)
 
     def delete(self, name_or_id: str) -> None:
@@ -257,9 +286,7 @@ class Training:
         snapshot.prune(self._code, frozenset(order_of(row).code_sha256 for row in rows))
 
 
-def begin(
-    runner: Runner, now: float, install: str, row_id: str, order: JobOrder, scopes: tuple[str, ...]
-) -> Row:
+def begin(runner: Runner, now: float, install: str, row_id: str, order: JobOrder, scopes: tuple[str, ...]) -> Row:
     """Write the intent, with its first attempt's money if there is room for it now, else in line for it."""
     job, spec = order.job, plain(order)
     waiting = Row(
@@ -371,6 +398,9 @@ class Job:
 
     def stop(self) -> JobRecord:
         return self._training.stop(self.id)
+
+    def preempt(self, *, notice_s: float) -> JobRecord:
+        return self._training.preempt(self.id, notice_s=notice_s)
 
     def delete(self) -> None:
         self._training.delete(self.id)

@@ -52,6 +52,8 @@ class Existed:
     gone_at: float
     """From then on nothing shows it; ``inf``: something still does."""
     outcome: str = ""
+    removed_by_others: bool = False
+    """It vanished behind our back: what it had been by then nobody may ever have seen."""
 
     @property
     def owner(self) -> tuple[str, int]:
@@ -177,7 +179,7 @@ def failures_have_causes(evidence: Evidence) -> Iterator[str]:
     """A job fails only for what the platform said of it: a passing fault fails nothing."""
     ends: dict[str, set[str]] = defaultdict(set)
     for one in evidence.ours():
-        ends[one.owner[0]].add(one.outcome.partition(":")[0] if one.gone_at > one.ended_at else "removed")
+        ends[one.owner[0]] |= {one.outcome.partition(":")[0], "removed" if one.removed_by_others else ""}
     refusals = {call.target for call in evidence.calls if call.operation == "create" and call.answer in _REFUSALS}
     for view in evidence.rows:
         row = view.row
@@ -202,7 +204,7 @@ def user_errors_are_not_repeated(evidence: Evidence) -> Iterator[str]:
             continue
         known = {(held.attempt, held.resource) for held in rows[row_id].held}
         later = [held.attempt for held in rows[row_id].held if held.attempt > attempt]
-        shown = one.gone_at > one.ended_at
+        shown = not one.removed_by_others
         if (attempt, one.id) in known and later and shown and not evidence.retries.get(row_id):
             yield f"{row_id}: attempt {later[0]} follows attempt {attempt}, which ended by {one.outcome}"
 
@@ -218,9 +220,7 @@ def no_orphan(evidence: Evidence) -> Iterator[str]:
         view = rows.get(row_id)
         if one.gone_at <= evidence.now:
             continue
-        known = view is not None and any(
-            held.resource == one.id and held.attempt == attempt for held in view.held
-        )
+        known = view is not None and any(held.resource == one.id and held.attempt == attempt for held in view.held)
         if not known:
             yield f"{one.id} exists, and no row knows it ({one.name}, made by {one.by})"
         elif view is not None and view.is_deleted:
@@ -246,9 +246,7 @@ def no_duplicate(evidence: Evidence) -> Iterator[str]:
                 if second.created_at < min(first.ended_at, first.gone_at):
                     yield f"{second.id} was made for attempt {attempt} of {row_id} while {first.id} lived"
         for one in made:
-            if one.id in known or row_id not in rows:
-                continue
-            if one.gone_at <= one.created_at + 1e-9 or one.cost < 1:
+            if one.id in known or row_id not in rows or one.cost < 1 or one.removed_by_others:
                 continue
             if f"stray {one.id}" not in collected:
                 yield f"{one.id} was not known to {row_id}, cost {one.cost:.0f} and was not charged"
@@ -328,23 +326,24 @@ def charged_what_it_cost(evidence: Evidence) -> Iterator[str]:
     """The ledger is never below the platform's bill. Above it only by time in which nobody could know of the end."""
     made = {one.id: one for one in evidence.ours()}
     spent: Counter[tuple[str, int]] = Counter()
-    settled: dict[tuple[str, int], float] = {}
+    times: dict[str, dict[tuple[str, int], float]] = {"reserve": {}, "settle": {}}
     for line in evidence.lines:
         if line.posting.kind == "collect":
             continue
-        spent[line.work_id, line.posting.attempt] += line.posting.spent
-        if line.posting.kind == "settle":
-            settled[line.work_id, line.posting.attempt] = line.at
+        key = line.work_id, line.posting.attempt
+        spent[key] += line.posting.spent
+        if line.posting.kind in times:
+            times[line.posting.kind][key] = line.at
     for view in evidence.rows:
         if view.row.kind != "job":
             continue
         for held in view.held:
             one, key = made.get(held.resource), (view.row.id, held.attempt)
-            if one is None or one.owner != key or key not in settled:
+            if one is None or one.owner != key or key not in times["settle"]:
                 continue
             if spent[key] < int(one.cost) - 1:
                 yield f"attempt {held.attempt} of {view.row.id} cost {one.cost:.0f}, the ledger says {spent[key]}"
-            longest = one.hourly * max(0.0, settled[key] - one.created_at) / 3600.0
+            longest = one.hourly * (times["settle"][key] - (held.asked_at or times["reserve"][key])) / 3600.0
             if spent[key] > longest + one.hourly * _SLACK_S / 3600.0:
                 yield f"attempt {held.attempt} of {view.row.id} can have cost {longest:.0f}, ledger: {spent[key]}"
 
@@ -361,12 +360,17 @@ def settled_when_gone(evidence: Evidence) -> Iterator[str]:
         (line.work_id, line.posting.attempt): line.at for line in evidence.lines if line.posting.kind == "settle"
     }
     rows = {view.row.id: view for view in evidence.rows}
+    first: dict[tuple[str, int], str] = {}
+    for one in sorted(evidence.ours(), key=lambda one: one.created_at):
+        first.setdefault(one.owner, one.id)
     for one in evidence.ours():
         if one.kind != "job" or one.owner not in settled:
             continue
         known = any(held.resource == one.id for held in rows[one.owner[0]].held)
+        # A later one, of a late call that the platform took for a new one, is a stray: collected, and charged apart.
+        meant = evidence.classes[one.place] != "none" and first[one.owner] == one.id
         at = settled[one.owner]
-        if one.created_at <= at < min(one.ended_at, one.gone_at) and (known or evidence.classes[one.place] != "none"):
+        if one.created_at <= at < min(one.ended_at, one.gone_at) and (known or meant):
             yield f"{one.id} of {one.owner} was settled {min(one.ended_at, one.gone_at) - at:.1f} s before its end"
 
 

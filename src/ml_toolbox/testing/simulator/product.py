@@ -26,6 +26,8 @@ class Held:
     attempt: int
     resource: str
     """Id; "" while it is not known."""
+    asked_at: float = 0.0
+    """When it was first meant to be made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

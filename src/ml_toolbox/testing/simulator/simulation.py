@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from ml_toolbox.base.errors import BudgetExceeded, Bug, MissingExtra, NotFound, ToolboxError
+from ml_toolbox.base.errors import Bug, MissingExtra, NotFound, ToolboxError
 from ml_toolbox.engine import crash
 from ml_toolbox.engine.agent import Agent
 from ml_toolbox.engine.collection import Collector
@@ -24,7 +24,7 @@ from ml_toolbox.engine.runner import Runner
 from ml_toolbox.testing.memory_store import MemoryStore
 from ml_toolbox.testing.simulator.cloud import NEVER, Cloud, Resource
 from ml_toolbox.testing.simulator.invariants import Evidence, Existed, LimitSet, Violation, check
-from ml_toolbox.testing.simulator.platforms import OVERHEAD_S, SimulatedEndpoints, SimulatedJobs, SimulatedJobsAtOnce
+from ml_toolbox.testing.simulator.platforms import SimulatedEndpoints, SimulatedJobs, SimulatedJobsAtOnce
 from ml_toolbox.testing.simulator.product import Product, Surroundings
 from ml_toolbox.testing.simulator.profile import Profile, draw
 from ml_toolbox.testing.simulator.timing import START, HostClock, VirtualTime
@@ -57,13 +57,14 @@ class _NoKeeper:
 class _Process:
     """One life of one process: an agent that goes round, or a user's command."""
 
-    __slots__ = ("agent", "around", "host", "name", "thread", "wake_at")
+    __slots__ = ("agent", "around", "host", "name", "pacer", "thread", "wake_at")
 
     def __init__(self, name: str, host: int) -> None:
         self.name = name
         self.host = host
         self.thread: Any = None
         self.wake_at = 0.0
+        self.pacer: Pacer
         self.agent: Agent
         self.around: Surroundings
 
@@ -128,6 +129,7 @@ class Simulation:
         self._wishes: dict[str, Wish] = {}
         self.steps = self.crashes = self.pauses = 0
         self.labels: set[str] = set()
+        self._told = (0, 0, 0)
 
     # -- one run ------------------------------------------------------------------------------------------------------
 
@@ -178,24 +180,23 @@ class Simulation:
             if deed.what != "preempt":
                 self._do(deed)
         self._deeds = []
-        for row in self._rows():
-            if row.kind == "endpoint":
-                self._wish(row.id, "delete")
         until = self.time.at + _HEAL_S
         rounds = 0
         for _ in range(_HEAL_STEPS):
+            for row in self._rows():
+                if row.kind == "endpoint" and not row.wish:  # an endpoint has no end of its own
+                    self._wish(row.id, "delete")
             if ready := self._ready():
                 for go in ready:
                     go()
             elif not self._at_rest() and self.time.at < until:
                 self._pass_time()
-            elif rounds < 4:
+            elif rounds < 3:
                 # Compare what exists with what is known, until two rounds in a row had time to find what there is.
                 rounds += 1
                 self.time.at += 1000.0
                 self.cloud.work_off()
-                for process in list(self._idle):
-                    self._resume(process)
+                self._resume(self._idle[0])
             else:
                 return
         self._defects.append(Violation("every_row_ends", "no rest after the trouble was over"))
@@ -247,7 +248,7 @@ class Simulation:
         elif drawn < 0.7:
             then += 1000.0 * (drawn - 0.6)
         elif not self._hostile and change < NEVER:
-            then = max(then, change)
+            then = max(then, min(change, now + 3600.0))
         self.time.at = max(then, now + 0.001)
         self.cloud.work_off()
 
@@ -258,11 +259,12 @@ class Simulation:
         process = _Process(f"{kind}{host}.{self._lives}", host)
         skew = (0.0, self.profile.users_skew_s, -self.profile.users_skew_s)[host % 3]
         clock = HostClock(self.time, skew, self._sleep)
+        process.pacer = Pacer(clock)
         runner = Runner(
             self.store,
             self._workflows,
             lease_s=self.profile.lease_s,
-            pacer=Pacer(clock),
+            pacer=process.pacer,
             keeper=_NoKeeper(),
             owner=process.name,
         )
@@ -279,7 +281,13 @@ class Simulation:
     def _start(self, host: int) -> None:
         process = self._process(host, "agent")
         runner = process.around.runner
-        collector = Collector(self.store, self._workflows, owner=process.name, lease_s=self.profile.lease_s)
+        collector = Collector(
+            self.store,
+            self._workflows,
+            owner=process.name,
+            lease_s=self.profile.lease_s,
+            pacer=process.pacer,
+        )
         process.agent = Agent(self.store, runner, self._workflows, collector)
         self._idle.append(process)
 
@@ -296,6 +304,8 @@ class Simulation:
         before, self._current = self._current, process
         process.thread.switch()
         self._current = before
+        if self._trace is not None:
+            self._tell_news(self._trace)
 
     def _round(self, process: _Process) -> None:
         try:
@@ -423,7 +433,12 @@ class Simulation:
     def _foreigners(self) -> None:
         """Others use the account too; one is a copy of this installation that took another name."""
         for number, install in enumerate(("there", "everywhere")):
-            tags = {"mlt:install": install, "mlt:owner": row_id(self.began, 0), "mlt:attempt": "1", "mlt:expires-at": "+1"}
+            tags = {
+                "mlt:install": install,
+                "mlt:owner": row_id(self.began, 0),
+                "mlt:attempt": "1",
+                "mlt:expires-at": "+1",
+            }
             made = self.cloud.foreign(f"mlt-{install}-{number}", tags)
             made.ends_at = NEVER
 
@@ -447,6 +462,23 @@ class Simulation:
             registered=self.registered,
             retries={view.row.id: view.user_error_retries for view in views},
         )
+
+    def _tell_news(self, trace: list[str]) -> None:
+        """What the platform and the store wrote down since the last time."""
+        calls, occurrences, lines = self.cloud.calls, self.store.occurrences(), self.store.lines()
+        news: list[tuple[float, str]] = [
+            (call.at, f"{call.by}: {call.operation} {call.target} -> {call.answer}") for call in calls[self._told[0] :]
+        ]
+        for one in occurrences[self._told[1] :]:
+            step = one.transition
+            what = f"{one.work_id[-4:]} {step.phase} ({step.state}) [{step.lease_token}] {step.cause}: {step.message}"
+            news.append((step.at, what))
+        for line in lines[self._told[2] :]:
+            paid = line.posting
+            what = f"{line.work_id[-4:]} {paid.kind} {paid.attempt}: held {paid.held:+}, spent {paid.spent:+} {paid.reason}"
+            news.append((line.at, what))
+        self._told = len(calls), len(occurrences), len(lines)
+        trace.extend(f"{at - self.began:10.2f}      {what}" for at, what in sorted(news, key=lambda entry: entry[0]))
 
     def _say(self, text: str) -> None:
         if self._trace is not None:
@@ -489,6 +521,7 @@ def _existed(one: Resource, now: float) -> Existed:
         ended_at=ended if ended <= now else NEVER,
         gone_at=min(one.gone_at, one.forgotten_at) if min(one.gone_at, one.forgotten_at) <= now else NEVER,
         outcome=one.outcome,
+        removed_by_others=one.forgotten_at < min(one.gone_at, now),
     )
 
 

@@ -48,6 +48,8 @@ def deeds(profile: Profile, random: Random, start: float) -> list[Deed]:
         name = f"endpoint{number}"
         for version in range(1, random.randint(2, 4)):
             found.append(Deed(at=random.random() * 300.0, what="deploy", row=name, version=version))
+        if random.random() < 0.5:
+            found.append(Deed(at=random.random() * 600.0, what="wish", row=f"{name}.000001", wish="delete"))
     if profile.limited:
         found += _limits(random)
     if profile.preempts:
