@@ -287,8 +287,8 @@ class Serving:
         held = self._claimed(row)
         try:
             data = data_of(held)
-            if held.wish == "delete":
-                raise Conflict(f"endpoint {row.name} is being deleted", resource=row.name)
+            if _is_leaving(held):
+                raise Conflict(f"endpoint {row.name} is being deleted", hint="try again", resource=row.name)
             wanted = edit(data.wanted)
             hourly = self._hourly(wanted, backend_of(row)).micros
         except ToolboxError:
@@ -378,8 +378,11 @@ class Serving:
     def _apply_again(self, row: Row, why: str) -> Row:
         """The same wish once more: changes nothing unless something else has changed underneath."""
         held = self._claimed(row)
+        if _is_leaving(held):
+            self._release(held)
+            return self._runner.drive(row.id)
         change = Change(
-            phase=Phase.APPLYING if held.wish != "delete" else Phase(held.phase),
+            phase=Phase.APPLYING,
             state=EndpointState.UPDATING,
             data=held.data,
             due_at=self._store.now(),
@@ -387,3 +390,8 @@ class Serving:
         )
         self._store.write([Write(row=held, change=change, cause="wish")], lease_s=_EDIT_LEASE_S)
         return self._runner.drive(row.id)
+
+
+def _is_leaving(row: Row) -> bool:
+    """It is being deleted, or is gone: nothing brings it back. Its money is settled, or will be; a new one has its own row."""
+    return row.wish == "delete" or row.phase in (Phase.DELETING, Phase.DELETED)

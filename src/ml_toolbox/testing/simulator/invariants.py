@@ -72,6 +72,8 @@ class LimitSet(NamedTuple):
     meter: Meter
     period: Period
     most: int
+    month: str = ""
+    """Of a monthly one: the month in which it was set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -394,7 +396,9 @@ def limits_hold(evidence: Evidence) -> Iterator[str]:
     for line in (*evidence.lines, None):
         while changes and (line is None or changes[0].after_seq < line.seq):
             change = changes.pop(0)
-            fresh = Limit(scope=change.scope, meter=change.meter, period=change.period, most=change.most)
+            fresh = Limit(
+                scope=change.scope, meter=change.meter, period=change.period, most=change.most, month=change.month
+            )
             before = limits.get((change.scope, change.meter, change.period))
             limits[change.scope, change.meter, change.period] = (
                 replace(before, most=change.most) if before else _summed(fresh, evidence, change.after_seq, scopes)

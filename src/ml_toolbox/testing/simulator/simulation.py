@@ -18,6 +18,7 @@ from ml_toolbox.base.errors import Bug, MissingExtra, NotFound, ToolboxError
 from ml_toolbox.engine import crash
 from ml_toolbox.engine.agent import Agent
 from ml_toolbox.engine.collection import Collector
+from ml_toolbox.engine.ledger import month_of
 from ml_toolbox.engine.pacing import Pacer
 from ml_toolbox.engine.rows import WISH_ORDER, Row, Wish
 from ml_toolbox.engine.runner import Runner
@@ -380,7 +381,8 @@ class Simulation:
             case "limit":
                 scope, meter, period, most = deed.limit
                 self.store.set_limit(scope, meter, period, most)
-                self._limits_set.append(LimitSet(len(self.store.lines()), scope, meter, period, most))
+                month = month_of(self.time.at) if period else ""
+                self._limits_set.append(LimitSet(len(self.store.lines()), scope, meter, period, most, month))
             case "submit" | "deploy" | "wish":
                 process = self._process(2, "user")
                 process.thread = greenlet(_bound(self._command, process, deed))
