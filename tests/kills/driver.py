@@ -33,6 +33,8 @@ from tests.simulation.binding import Toolbox
 
 END_S = 150.0
 """Within which everything must end by itself once no more blows fall."""
+CALM_S = 45.0
+"""After this much of it the cloud answers what it is asked: a call that fails a dozen times in a row would be waited for long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +174,7 @@ class Run:
         try:
             self._workers = [self._born(armed=True) for _ in range(self.trial.workers)]
             self._blows()
-            self._settle()
+            self._settle(cloud)
             self._finish(cloud)
         finally:
             self._over.set()
@@ -226,6 +228,7 @@ class Run:
             return
         owner = worker.owner
         worker.send(signal.SIGSTOP)
+        worker.was_stopped = True
         self.report.stops += 1
         self._note(owner)
         pause_s = LEASE_S * (1.2 + 0.8 * self.random.random())
@@ -283,7 +286,7 @@ class Run:
             if planned.wish:
                 self._client.ask("wish", planned, after_s=planned.wish_after_s)
 
-    def _settle(self) -> None:
+    def _settle(self, cloud: Calls) -> None:
         """No more blows: everything must end by itself."""
         for slot, worker in enumerate(self._workers):  # these may be told to die somewhere
             if worker.fatal == ":0":
@@ -291,8 +294,11 @@ class Run:
             worker.kill()
             self._past.append(worker)
             self._workers[slot] = self._born(armed=False)
-        deadline = time.monotonic() + END_S
-        while time.monotonic() < deadline:
+        began, is_calm = time.monotonic(), False
+        while time.monotonic() < began + END_S:
+            if not is_calm and time.monotonic() > began + CALM_S:
+                cloud.call("POST", "/control/calm")
+                is_calm = True
             if self._client.is_idle and all(_rests(row) for row in self._rows()):
                 return
             time.sleep(0.25)
@@ -322,7 +328,7 @@ class Run:
         report.violations += [one for one in check(evidence) if one.promise != "retry_after_obeyed"]
         report.violations += [Violation("as_planned", detail) for detail in self._unplanned(evidence)]
         for worker in self._past:
-            if worker.restart_s is not None:
+            if worker.restart_s is not None and not worker.was_stopped:
                 report.restarts_s.append(worker.restart_s)
             if worker.process.returncode != -signal.SIGKILL:
                 self._defect("killed and nothing else", f"{worker.process.returncode}: {worker.errors.read_text()}")

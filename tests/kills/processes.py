@@ -52,6 +52,7 @@ class Worker:
         self.journal = folder / f"worker-{number}.jsonl"
         self.errors = folder / f"worker-{number}.err"
         self.fatal = fatal
+        self.was_stopped = False
         self.host = f"host-{number}" if setting.elsewhere else ""
         self.began = time.monotonic()
         text = msgspec.json.encode(setting).decode()
