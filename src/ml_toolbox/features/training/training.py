@@ -213,7 +213,8 @@ class Training:
         self._prune_code()
 
     def wait(self, name_or_id: str, *, timeout_s: float | None = None) -> JobRecord:
-        """Wait until the job has ended, its model registered. ``NotYet`` after ``timeout_s``."""
+        """Wait until the job has ended, its model registered. ``NotYet`` after ``timeout_s``; ``NotFound`` when somebody
+        deletes it meanwhile: a job that was deleted while it ran has no end of its own to wait for."""
         row = self._row(name_or_id)
         deadline = None if timeout_s is None else self._clock.monotonic() + timeout_s
         looks = _Looks(self._clock)
@@ -221,6 +222,8 @@ class Training:
             record = self._look(row)
             if record.ended_at is not None and record.state.is_final:
                 return record
+            if row.phase == Phase.DELETED:
+                raise NotFound(f"job {row.name} was deleted before it ended", resource=row.id)
             if deadline is not None and self._clock.monotonic() >= deadline:
                 raise NotYet(f"job {row.name} is still {record.state}", resource=row.id)
             looks.pause()
