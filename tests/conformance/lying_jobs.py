@@ -94,6 +94,30 @@ class CallsStopAFailure(LocalJobBackend):
         return dataclasses.replace(seen, state=JobState.FAILED) if seen.state is JobState.STOPPED else seen
 
 
+class CallsPreemptionAStop(LocalJobBackend):
+    def preempt(self, job_id: str, *, notice_s: float) -> None:
+        super().stop(job_id, grace_s=notice_s)
+
+
+class PreemptsWithoutNotice(LocalJobBackend):
+    def preempt(self, job_id: str, *, notice_s: float) -> None:
+        super().preempt(job_id, notice_s=0.0)
+
+
+class CallsLeavingASuccess(LocalJobBackend):
+    def observe(self, job_id: str) -> JobObservation:
+        seen = super().observe(job_id)
+        left = seen.state is JobState.FAILED and seen.exit_code == 0
+        return dataclasses.replace(seen, state=JobState.SUCCEEDED, failure=None) if left else seen
+
+
+class PreemptsTheEnded(LocalJobBackend):
+    def observe(self, job_id: str) -> JobObservation:
+        seen = super().observe(job_id)
+        preempted = os.path.exists(self._root(job_id) / "preempt")
+        return dataclasses.replace(seen, state=JobState.FAILED) if preempted else seen
+
+
 class StopsTheEnded(LocalJobBackend):
     def observe(self, job_id: str) -> JobObservation:
         seen = super().observe(job_id)
@@ -169,6 +193,10 @@ LIES: dict[type[LocalJobBackend], str] = {
     RemembersDeleted: "test_delete_removes_a_running_job_for_good",
     DeletesWithoutKilling: "test_delete_removes_a_running_job_for_good",
     CallsStopAFailure: "test_stop_ends_it_and_keeps_what_it_printed",
+    CallsPreemptionAStop: "test_preemption_gives_notice_kills_and_is_nobodys_fault",
+    PreemptsWithoutNotice: "test_what_finishes_within_the_notice_has_succeeded",
+    CallsLeavingASuccess: "test_what_leaves_at_the_notice_is_preempted_too",
+    PreemptsTheEnded: "test_preemption_of_an_ended_or_unknown_job_is_silent",
     StopsTheEnded: "test_stop_of_an_ended_or_unknown_job_is_silent",
     KillsAtOnce: "test_stop_gives_time_to_save",
     IgnoresTheTimeLimit: "test_there_is_always_a_time_limit",

@@ -125,6 +125,32 @@ def stop(job: str, no_wait: bool) -> None:
 
 @jobs.command()
 @click.argument("job")
+@click.option(
+    "--notice",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between the notice and the kill.",
+)
+@json_option
+def preempt(job: str, notice: float, as_json: bool) -> None:
+    """Take JOB's capacity away, as a cloud takes back spot capacity: a rehearsal.
+
+    The script gets the same notice as in a stop (SIGTERM, and runtime.should_stop() is true), is killed after SECONDS, and
+    the next attempt resumes from the last checkpoint (--retry-preempted says how many attempts there are). Returns at once.
+    """
+    record = Toolbox().training.preempt(job, notice_s=notice)
+    if as_json:
+        print_json(record)
+    elif record.state.is_final:
+        click.echo(f"{record.name} is {record.state.value}")
+    else:
+        click.echo(f"{record.name} (attempt {record.attempt}) loses its capacity in {notice:g} s")
+
+
+@jobs.command()
+@click.argument("job")
 @yes_option
 def delete(job: str, yes: bool) -> None:
     """Remove JOB with its logs and outputs; a running one is killed. Registered models stay."""

@@ -45,7 +45,21 @@ _OPTIONS = (
     click.option("--memory", type=float, default=None, metavar="GIB", help="Memory per node; killed above it."),
     click.option("--accelerators", default=None, metavar="TYPE:COUNT", help="e.g. T4:1, gpu:1"),
     click.option("--max-duration", type=float, default=None, metavar="SECONDS", help="Stop after this long."),
-    click.option("--retry-lost", type=int, default=None, metavar="N", help="New attempts when the machine is lost."),
+    click.option(
+        "--checkpoints", default=None, metavar="PLACE",
+        help="Folder or URI for the checkpoints of all attempts. Default: a place that is deleted with the job.",
+    ),
+    click.option(
+        "--retry-preempted", type=int, default=None, metavar="N",
+        help="New attempts when the capacity is taken away. Default: 10.",
+    ),
+    click.option(
+        "--retry-no-capacity", type=int, default=None, metavar="N",
+        help="New attempts when there is no capacity to be had. Default: 10.",
+    ),
+    click.option(
+        "--retry-lost", type=int, default=None, metavar="N", help="New attempts when the machine is lost. Default: 0."
+    ),
 )  # fmt: skip
 
 
@@ -145,6 +159,9 @@ def job_spec(
     memory: float | None,
     accelerators: str | None,
     max_duration: float | None,
+    checkpoints: str | None,
+    retry_preempted: int | None,
+    retry_no_capacity: int | None,
     retry_lost: int | None,
 ) -> JobSpec:
     """The spec of a script, or of a spec file with the options laid over it."""
@@ -156,6 +173,8 @@ def job_spec(
     resources = replace(resources, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
     if max_duration is not None:
         limits = replace(limits, max_duration_s=max_duration)
+    again = {"preempted": retry_preempted, "no_capacity": retry_no_capacity, "lost": retry_lost}
+    retry = replace(spec.retry, **{cause: count for cause, count in again.items() if count is not None})
     wanted = (*requirements, *_lines(requirements_file)) or spec.environment.requirements
     environment = replace(
         spec.environment,
@@ -173,7 +192,8 @@ def job_spec(
         resources=resources,
         limits=limits,
         environment=environment,
-        retry=spec.retry if retry_lost is None else replace(spec.retry, lost=retry_lost),
+        retry=retry,
+        checkpoints=checkpoints or spec.checkpoints,
     )
 
 

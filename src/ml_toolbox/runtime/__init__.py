@@ -8,6 +8,7 @@ is also what a training script imports when it wants more than prints:
     for epoch in range(epochs):
         ...
         runtime.report(epoch=epoch + 1, epochs=epochs, loss=loss)
+        runtime.checkpoint("state.pt", epoch + 1)
         if runtime.should_stop():
             break
 

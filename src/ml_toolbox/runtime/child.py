@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from ml_toolbox.base.errors import Bug
 from ml_toolbox.runtime.guardian import die_with_parent
 
-Reason = Literal["", "stop", "timeout", "memory", "guardian"]
+Reason = Literal["", "stop", "preempt", "timeout", "memory", "guardian"]
 """Why the supervisor ended the process; "" when it ended by itself."""
 
 

@@ -117,7 +117,11 @@ def files(job: RuntimeJob, layout: Layout, channels: dict[str, Channel]) -> dict
             "output": layout.output_data,
             "checkpoints": layout.checkpoints,
             "progress": layout.progress,
+            "checkpoint": layout.checkpoint,
+            "checkpoint_store": job.checkpoint_store,
+            "restored": layout.restored,
             "stop": layout.stop,
+            "preempt": layout.preempt,
         },
     }
 

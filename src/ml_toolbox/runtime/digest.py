@@ -129,6 +129,15 @@ def of_lost(what: str) -> Digest:
     )
 
 
+def of_preemption() -> Digest:
+    return _digest(
+        "preempted",
+        "the capacity was taken away (rehearsed)",
+        evidence="mltoolbox jobs preempt",
+        next_step="the next attempt resumes from the last checkpoint; retry.preempted says how many there are",
+    )
+
+
 def of_environment(cause: str) -> Digest:
     return _digest(
         "environment", cause, next_step="check environment.requirements; the log shows what the installer said"

@@ -12,9 +12,15 @@ FINAL_STATES = ("succeeded", "failed", "stopped")
 
 def record_lost(layout: Layout, what: str) -> None:
     """Write the final status of an attempt whose supervisor died, unless it had written one itself."""
-    from ml_toolbox.runtime import digest
-
     status = read_json(layout.status) or {}
     if status.get("state") not in FINAL_STATES and os.path.isdir(layout.root):
-        ended = {"state": "failed", "failure": digest.of_lost(what), "ended_at": time.time()}
+        ended = {"state": "failed", "failure": why_lost(layout, what), "ended_at": time.time()}
         write_json(layout.status, {**status, **ended}, durable=True)
+
+
+def why_lost(layout: Layout, what: str) -> dict[str, str]:
+    """The failure of an attempt whose watchers died. Where the capacity was being taken away, that is the cause."""
+    from ml_toolbox.runtime import digest
+
+    preempted = os.path.exists(layout.preempt) and not os.path.exists(layout.stop)
+    return digest.of_preemption() if preempted else digest.of_lost(what)

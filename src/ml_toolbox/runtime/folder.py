@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_toolbox.base.errors import Invalid
 from ml_toolbox.domain.jobs import FailureDigest, JobSpec, JobState
-from ml_toolbox.ports.jobs import JobObservation, LogChunk, LogLine, Owner
+from ml_toolbox.ports.jobs import Checkpoint, JobObservation, LogChunk, LogLine, Owner
 from ml_toolbox.runtime.ending import FINAL_STATES
 from ml_toolbox.runtime.job import Layout, RuntimeJob, read_json
 
@@ -41,14 +41,32 @@ def order(spec: JobSpec, owner: Owner) -> RuntimeJob:
         cpus=spec.resources.cpus,
         metrics=dict(spec.metrics),
         code_sha256=spec.tags.get("mlt:code", ""),
+        checkpoints=checkpoint_folder(spec.checkpoints),
+        checkpoint_store=checkpoint_store(spec.checkpoints),
     )
+
+
+def checkpoint_folder(place: str | None) -> str | None:
+    """The place of a spec's checkpoints when it is a folder of this machine."""
+    return None if place is None or _is_remote(place) else os.path.abspath(place.removeprefix("file://"))
+
+
+def checkpoint_store(place: str | None) -> str | None:
+    """The place of a spec's checkpoints when it is on object storage."""
+    return place if place is not None and _is_remote(place) else None
+
+
+def _is_remote(place: str) -> bool:
+    return "://" in place and not place.startswith("file://")
 
 
 def observation(layout: Layout) -> JobObservation:
     """What the folder shows now. Whether anybody is left to change it is the backend's to know."""
     status: dict[str, Any] = read_json(layout.status) or {"state": "queued"}
     stopping = status["state"] not in FINAL_STATES and os.path.exists(layout.stop)
+    leaving = not stopping and status["state"] not in FINAL_STATES and os.path.exists(layout.preempt)
     failure = status.get("failure")
+    saved = read_json(layout.checkpoint)
     return JobObservation(
         state=JobState.STOPPING if stopping else JobState(status["state"]),
         exit_code=status.get("exit_code"),
@@ -60,7 +78,8 @@ def observation(layout: Layout) -> JobObservation:
         ended_at=status.get("ended_at"),
         model_uri=status.get("model"),
         output_uri=layout.output_data if os.path.isdir(layout.output_data) else None,
-        message=status.get("message", ""),
+        checkpoint=Checkpoint(**saved) if saved else None,
+        message="the capacity is being taken away" if leaving else status.get("message", ""),
     )
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any, SupportsFloat, SupportsInt
+from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsInt
 
 from ml_toolbox.base.errors import Invalid
 
+if TYPE_CHECKING:
+    from ml_toolbox.runtime.checkpoints import Saved
+
 _lock = threading.Lock()
 _stopping = threading.Event()
+_told = threading.Event()
 _listening = False
 
 
@@ -41,7 +44,8 @@ def output_dir() -> Path:
 
 
 def checkpoint_dir() -> Path:
-    """Where checkpoints are kept from one attempt to the next. Outside a job: ``./checkpoints``."""
+    """A folder that stays from one attempt to the next, for files that the script looks after itself. Outside a job:
+    ``./checkpoints``. What :func:`checkpoint` saves lies here too, unless the job's checkpoints go to object storage."""
     return _folder("checkpoints")
 
 
@@ -81,54 +85,77 @@ def report(
         os.close(descriptor)
 
 
-def checkpoint(path: str | os.PathLike[str], step: int) -> Path:
-    """Keep a copy of the file or folder as the checkpoint of ``step``; returns where it lies.
+def checkpoint(path: str | os.PathLike[str], step: int, *, keep: int = 3) -> Saved:
+    """Save a copy of the file or folder as the checkpoint of ``step``; durable when this returns, with its step, sha256, uri.
 
-    The copy appears in one step, under ``step-<number>``: a job killed half-way leaves the former one whole. Called again
-    for the same step: replaces it.
+    It exists entirely or not at all, whenever the process dies. The newest ``keep`` stay. Called again for the same step:
+    the new one counts, the former stays as one to fall back to. Raises ``Invalid`` for what is not there.
     """
-    source = Path(path)
-    if not source.exists():
-        raise Invalid(f"checkpoint: {source} does not exist", field="path", resource=str(source))
-    folder = checkpoint_dir()
-    final = folder / f"step-{int(step):012d}"
+    from ml_toolbox.runtime import checkpoint_folder, checkpoints
+
+    source, number = checkpoints.checked(path, step, keep)
+    store = _store()
     with _lock:
-        new = folder / f".new-{os.getpid()}-{final.name}"
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
-        if source.is_dir():
-            shutil.copytree(source, new / source.name)
+        if store:
+            from ml_toolbox.runtime import checkpoint_objects
+
+            saved = checkpoint_objects.commit(store, source, number, keep)
         else:
-            shutil.copy2(source, new / source.name)
-        old = folder / f".old-{os.getpid()}-{final.name}"
-        if final.exists():
-            final.rename(old)
-        new.rename(final)
-        shutil.rmtree(old, ignore_errors=True)
-    return final / source.name
+            saved = checkpoint_folder.commit(str(checkpoint_dir()), source, number, keep)
+        _show(saved)
+    return saved
 
 
 def latest_checkpoint() -> tuple[Path, int] | None:
-    """The newest complete checkpoint and its step, from this attempt or an earlier one; ``None`` when there is none."""
-    found = sorted(path for path in checkpoint_dir().glob("step-*") if path.is_dir())
-    for folder in reversed(found):
-        content = sorted(folder.iterdir())
-        if content:
-            return content[0], int(folder.name.removeprefix("step-"))
-    return None
+    """The newest complete checkpoint and its step, from this attempt or an earlier one; ``None`` when there is none.
+
+    Every file is compared with its hash. A torn or altered checkpoint is refused with a printed line, and the one before it
+    is taken. Read from the path, do not write there.
+    """
+    store = _store()
+    if store:
+        from ml_toolbox.runtime import checkpoint_objects
+
+        config = _config() or {}
+        found = checkpoint_objects.latest(store, config["restored"])
+    else:
+        from ml_toolbox.runtime import checkpoint_folder
+
+        found = checkpoint_folder.latest(str(checkpoint_dir()))
+    if found is None:
+        return None
+    path, saved = found
+    _show(saved)
+    return Path(path), saved.step
 
 
 def should_stop() -> bool:
-    """Whether the job was asked to stop (or the machine is going away): finish the step, save, and return.
+    """Whether the job was asked to stop, or the machine is going away: finish the step, save, and return.
+
+    A script that has been told so and then ends counts as interrupted: after a preemption another attempt goes on from its
+    last checkpoint.
 
     The first call also makes SIGTERM set this flag instead of ending the process at once, so call it before a stop may
     come, at the top of the loop. A handler of your own is left alone. Outside a job it answers to SIGTERM alike.
     """
     _listen()
-    if _stopping.is_set():
-        return True
+    wanted = _stopping.is_set() or _asked()
+    if wanted:
+        _told.set()
+    return wanted
+
+
+def was_told() -> bool:
+    """Whether this process knows of the wish to end: by :func:`should_stop`, or by a SIGTERM handler of its own, which may
+    have ended its work early. For the process that runs the script, not for the script."""
+    handler = signal.getsignal(signal.SIGTERM)
+    has_own = handler not in (signal.SIG_DFL, signal.SIG_IGN, _on_sigterm)
+    return _told.is_set() or (has_own and _asked())
+
+
+def _asked() -> bool:
     config = _config()
-    return config is not None and os.path.exists(config["stop"])
+    return config is not None and any(os.path.exists(config[wish]) for wish in ("stop", "preempt") if wish in config)
 
 
 def _listen() -> None:
@@ -138,7 +165,26 @@ def _listen() -> None:
             return
         _listening = True
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, lambda _number, _frame: _stopping.set())
+            signal.signal(signal.SIGTERM, _on_sigterm)
+
+
+def _on_sigterm(_number: int, _frame: object) -> None:
+    _stopping.set()
+
+
+def _store() -> str | None:
+    """URI of the object storage that checkpoints go to, if they do."""
+    config = _config()
+    return config.get("checkpoint_store") if config else None
+
+
+def _show(saved: Saved) -> None:
+    """Note the checkpoint where whoever looks at the job finds it."""
+    config = _config()
+    if config and "checkpoint" in config:
+        from ml_toolbox.runtime.job import write_json
+
+        write_json(config["checkpoint"], saved._asdict())
 
 
 def _config() -> dict[str, Any] | None:

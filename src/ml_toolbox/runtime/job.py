@@ -49,6 +49,8 @@ class RuntimeJob(NamedTuple):
     devices: Places | None = None
     checkpoints: str | None = None
     """Folder of checkpoints that all attempts of the job share; ``None``: this attempt's own."""
+    checkpoint_store: str | None = None
+    """URI on object storage that ``runtime.checkpoint`` saves to instead of the folder."""
     mark: str = ""
     """Value of the environment variable that marks every process of this attempt."""
 
@@ -71,8 +73,11 @@ class Layout:
         self.supervisor = os.path.join(root, "supervisor.json")
         self.status = os.path.join(root, "status.json")
         self.stop = os.path.join(root, "stop")
+        self.preempt = os.path.join(root, "preempt")
         self.log = os.path.join(root, "log")
         self.progress = os.path.join(root, "progress.jsonl")
+        self.checkpoint = os.path.join(root, "checkpoint.json")
+        self.restored = os.path.join(root, "restored")
         self.result = os.path.join(root, "result.json")
         self.lineage = os.path.join(root, "lineage.json")
         self.package = os.path.join(root, "package")

@@ -16,6 +16,7 @@ from typing import Any
 
 from ml_toolbox.runtime.job import Layout, RuntimeJob, read_json, write_json
 
+_IDLE_LOOKS = 3
 _ANSWER_S = 30.0
 """How long the supervisor may take to finish the inputs' checksums; only after a script that ran shorter than that."""
 
@@ -30,6 +31,10 @@ def main(arguments: list[str]) -> int:
         status = _run(layout, arguments[1], arguments[2:])
         if status != 0:
             return status
+        if _left_early(layout):
+            write_json(layout.result, {"model": None, "left_early": True})
+            return 0
+    _shield()
     write_json(layout.result, capture(layout))
     return 0
 
@@ -81,11 +86,45 @@ def _report(error: BaseException, layout: Layout) -> None:
     sys.stderr.flush()
 
 
+def _left_early(layout: Layout) -> bool:
+    """Whether the capacity is being taken away and the script knew: then its end is not the end of its work."""
+    if not os.path.exists(layout.preempt):
+        return False
+    from ml_toolbox.runtime import helpers
+
+    return helpers.was_told()
+
+
+def _shield() -> None:
+    """From here on only the kill at the end of the grace period ends this process: what was trained is kept if it can be."""
+    import signal
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def _join_threads() -> None:
-    """Wait for the script's threads, as the interpreter does at its end: they may still be writing the model."""
+    """Wait for the script's threads, as the interpreter does at its end: they may still be writing the model.
+
+    The workers of a pool that was left open never end by themselves; the interpreter tells them to once nothing of ours
+    will run. Until then it is enough that they have nothing to do.
+    """
+    pools = getattr(sys.modules.get("concurrent.futures.thread"), "_threads_queues", {})
     for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
+        if thread is not threading.current_thread() and not thread.daemon and thread not in pools:
             thread.join()
+    idle = 0
+    while idle < _IDLE_LOOKS:  # more than once: a worker that has just taken its work looks idle
+        idle = idle + 1 if all(_is_idle(thread, queue) for thread, queue in list(pools.items())) else 0
+        if pools:
+            time.sleep(0.005)
+
+
+def _is_idle(worker: threading.Thread, queue: Any) -> bool:
+    """Whether the worker of a ``ThreadPoolExecutor`` waits for work and there is none."""
+    from concurrent.futures import thread
+
+    frame = sys._current_frames().get(worker.ident or 0)
+    return queue.empty() and (frame is None or frame.f_code is thread._worker.__code__)
 
 
 def capture(layout: Layout) -> dict[str, Any]:

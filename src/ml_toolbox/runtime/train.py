@@ -16,6 +16,7 @@ from typing import Any
 from ml_toolbox.base import processes
 from ml_toolbox.runtime import dialects, digest, guardian, mlflow_files, staging
 from ml_toolbox.runtime.child import Child, Ended
+from ml_toolbox.runtime.ending import why_lost
 from ml_toolbox.runtime.job import Layout, RuntimeJob, read_json, write_json
 from ml_toolbox.runtime.output import Log
 from ml_toolbox.runtime.places import Held, Line
@@ -160,8 +161,10 @@ class Supervisor:
     def _leave_when_asked(self) -> None:
         if self.watch.stop_wanted():
             raise NotStarted("stopped", None)
+        if self.watch.preempt_wanted():
+            raise NotStarted("failed", digest.of_preemption())
         if os.getppid() != self.guardian:
-            raise NotStarted("failed", digest.of_lost("its guardian was killed"))
+            raise NotStarted("failed", why_lost(self.layout, "its guardian was killed"))
 
     def _prepare(self) -> str:
         """The interpreter to use, after the command that makes its environment has run."""
@@ -173,6 +176,8 @@ class Supervisor:
         ended = self.watch.follow(child, Progress({}), None, stream="s")
         if ended.reason == "stop":
             raise NotStarted("stopped", None)
+        if ended.reason == "preempt":
+            raise NotStarted("failed", digest.of_preemption())
         if ended.exit_code != 0 or not ended.last_line:
             cause = ended.last_line or f"the environment could not be made (exit status {ended.exit_code})"
             raise NotStarted("failed", digest.of_environment(cause))
@@ -222,30 +227,41 @@ class Supervisor:
             case "timeout":
                 return "failed", digest.of_timeout(self.job.max_duration_s), {}
             case "guardian":
-                return "failed", digest.of_lost("its guardian was killed"), {}
+                return "failed", why_lost(self.layout, "its guardian was killed"), {}
             case "stop":
                 return "stopped", None, result
+            case "preempt" if not self._finished(ended, result):
+                return "failed", digest.of_preemption(), {}
         if ended.exit_code == 0:
             if "model" not in result and self.layout_has_model():
-                result = self._package(interpreter)
+                return self._package(interpreter)
             return "succeeded", None, result
         failure = result.get("failure") or digest.of_ending(
             digest.Ending(ended.exit_code, list(self.log.tail), ended.oom_kills, ended.peak_bytes), self.layout.code
         )
         return "failed", self._with_failure_file(failure), {}
 
+    def _finished(self, ended: Ended, result: dict[str, Any]) -> bool:
+        """Whether a script that was given notice came to its own end all the same. An exit status of 0 alone does not tell:
+        a script that saves and leaves when it is asked to gives the same. In doubt it did not, and another attempt ends at
+        once where this one had finished."""
+        return ended.exit_code == 0 and "model" in result and not result.get("left_early")
+
     def layout_has_model(self) -> bool:
         return any(files for _, _, files in os.walk(self.layout.model))
 
-    def _package(self, interpreter: str) -> dict[str, Any]:
+    def _package(self, interpreter: str) -> tuple[str, digest.Digest | None, dict[str, Any]]:
         """Package in a process of its own what a command, or a script that left by ``os._exit``, wrote."""
         self.watch.finish_hashing()
         environment = self._environment(interpreter, {}, Held([], []))
         child = Child(
             [*_runner(interpreter), self.layout.root], cwd=self.layout.code, environment=environment, cpus=None
         )
-        self.watch.follow(child, self.progress, self.status)
-        return read_json(self.layout.result) or {"model": None, "problem": "the packaging process died"}
+        ended = self.watch.follow(child, self.progress, self.status)
+        result = read_json(self.layout.result)
+        if result is None and ended.reason == "preempt":
+            return "failed", digest.of_preemption(), {}
+        return "succeeded", None, result or {"model": None, "problem": "the packaging process died"}
 
     def _with_failure_file(self, failure: digest.Digest) -> digest.Digest:
         """SageMaker's ``output/failure``: when a script wrote one and raised nothing, its first line is the better cause."""

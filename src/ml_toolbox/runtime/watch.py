@@ -58,6 +58,10 @@ class Watch:
         """Whether somebody asked for the end: the stop file, or the platform's own signal."""
         return self._signalled or os.path.exists(self._layout.stop)
 
+    def preempt_wanted(self) -> bool:
+        """Whether the capacity is being taken away."""
+        return os.path.exists(self._layout.preempt)
+
     def hash_inputs(self, inputs: dict[str, str], identities: dict[str, str]) -> None:
         """Take the inputs' checksums beside the running script, for the model's lineage."""
         self._identities = {name: f"{inputs[name]}@{known}" for name, known in identities.items() if name in inputs}
@@ -107,18 +111,20 @@ class Watch:
                         self._written_at = now
                         self.note_progress(progress, status)
                         write_json(self._layout.status, status)
-                if not reason:
-                    reason = self._reason_to_end(now)
-                    if reason:
-                        grace = self._grace_s() if reason != "guardian" else 0.0
-                        kill_at = now + grace
-                        self._log.say(_ENDING[reason].format(grace=grace))
+                wish = self._reason_to_end(now)
+                if wish and (not reason or (reason == "preempt" and wish in ("stop", "guardian"))):
+                    grace = self._grace_s(wish, now)
+                    kill_at = min(kill_at, now + grace)
+                    self._log.say(_ENDING[wish].format(grace=grace))
+                    if not reason:
                         child.terminate()
+                    reason = wish
                 if self._job.memory_bytes and status is not None and now - memory_at >= _TICK_S and reason != "memory":
                     memory_at = now
                     used = self._memory_used()
                     if used > self._job.memory_bytes:
-                        reason, kill_at = "memory", now
+                        # While the capacity goes anyway, that is why it ended: the next attempt shows whether it is enough.
+                        reason, kill_at = reason if reason == "preempt" else "memory", now
                 if now >= kill_at and running:
                     self._kill_all()
         code = child.wait()
@@ -188,9 +194,17 @@ class Watch:
             return "guardian"
         if now >= self._deadline:
             return "timeout"
-        return "stop" if self.stop_wanted() else ""
+        if self.stop_wanted():
+            return "stop"
+        return "preempt" if self.preempt_wanted() else ""
 
-    def _grace_s(self) -> float:
+    def _grace_s(self, reason: Reason, now: float) -> float:
+        if reason == "guardian":
+            return 0.0
+        if reason == "preempt":
+            notice = float((read_json(self._layout.preempt) or {}).get("notice_s", 0.0))
+            # A long notice does not lengthen the attempt: its time limit is what a budget has reserved.
+            return min(notice, max(0.0, self._deadline - now) + self._job.stop_grace_s)
         asked = read_json(self._layout.stop) if os.path.exists(self._layout.stop) else None
         return float((asked or {}).get("grace_s", self._job.stop_grace_s))
 
@@ -209,6 +223,7 @@ class Watch:
 
 _ENDING = {
     "stop": "stopping: asked to end, killed in {grace:g} s",
+    "preempt": "preempted: the capacity is taken away in {grace:g} s",
     "timeout": "stopping: time limit reached, killed in {grace:g} s",
     "guardian": "stopping: the guardian process was killed",
 }

@@ -136,6 +136,16 @@ def test_why_it_failed(bench: Bench, script: str, kind: str, told: str) -> None:
     assert failure.next_step
 
 
+def test_a_pool_left_open_is_waited_for_until_its_work_is_done_and_no_longer(bench: Bench) -> None:
+    seen, printed = bench.run(
+        "import time\nfrom concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor(2)\n"
+        "for number in range(4):\n    pool.submit(lambda number=number: (time.sleep(0.1), print('work', number)))\n"
+        "print('end')\n"
+    )
+    assert seen.state is JobState.SUCCEEDED
+    assert sorted(printed) == ["end", "work 0", "work 1", "work 2", "work 3"]
+
+
 def test_a_crash_in_native_code_names_the_line(bench: Bench) -> None:
     assert bench.fails("import ctypes\n\nctypes.string_at(0)\n").where == "train.py:3"
 

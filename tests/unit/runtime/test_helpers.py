@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from ml_toolbox import runtime
 from ml_toolbox.base.errors import Invalid
+from ml_toolbox.ports.jobs import Checkpoint
 from ml_toolbox.runtime import helpers
+from ml_toolbox.runtime.folder import observation
+from ml_toolbox.runtime.job import Layout
 
 
 @pytest.fixture
@@ -25,7 +30,9 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "output": str(tmp_path / "output"),
         "checkpoints": str(tmp_path / "checkpoints"),
         "progress": str(tmp_path / "progress.jsonl"),
+        "checkpoint": str(tmp_path / "checkpoint.json"),
         "stop": str(tmp_path / "stop"),
+        "preempt": str(tmp_path / "preempt"),
     }
     (tmp_path / "config.json").write_text(json.dumps(values))
     monkeypatch.setenv("MLTOOLBOX_CONFIG", str(tmp_path / "config.json"))
@@ -67,7 +74,7 @@ def test_a_checkpoint_appears_whole_under_its_step_and_the_newest_is_found(confi
     weights = config / "weights.bin"
     for step in (9, 10, 2):
         weights.write_text(f"step {step}")
-        assert runtime.checkpoint(weights, step).read_text() == f"step {step}"
+        assert runtime.checkpoint(weights, step).step == step
     weights.write_text("step 10 again")
     runtime.checkpoint(weights, 10)
     found = runtime.latest_checkpoint()
@@ -76,25 +83,55 @@ def test_a_checkpoint_appears_whole_under_its_step_and_the_newest_is_found(confi
     folder = config / "many"
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "file").write_text("x")
-    assert (runtime.checkpoint(folder, 11) / "deep" / "file").read_text() == "x"
+    (folder / "empty").mkdir()
+    runtime.checkpoint(folder, 11)
+    found = runtime.latest_checkpoint()
+    assert found is not None
+    assert (found[0] / "deep" / "file").read_text() == "x"
+    assert (found[0] / "empty").is_dir()
     left = [path.name for path in runtime.checkpoint_dir().iterdir() if path.name.startswith(".")]
     assert left == [], "nothing temporary stays"
 
 
-def test_a_half_written_checkpoint_is_not_found(config: Path) -> None:
-    (runtime.checkpoint_dir() / ".new-1-step-000000000005").mkdir()
-    assert runtime.latest_checkpoint() is None
+def test_whoever_looks_at_the_job_finds_the_last_checkpoint(config: Path) -> None:
+    layout = Layout(str(config))
+    assert observation(layout).checkpoint is None
+    (config / "weights").write_text("w")
+    saved = runtime.checkpoint(config / "weights", 5)
+    assert observation(layout).checkpoint == Checkpoint(step=5, sha256=saved.sha256, uri=saved.uri)
+    assert hashlib.sha256((Path(saved.uri) / "manifest.json").read_bytes()).hexdigest() == saved.sha256
+    os.unlink(layout.checkpoint)
+    assert runtime.latest_checkpoint() is not None
+    resumed = observation(layout).checkpoint
+    assert resumed is not None
+    assert resumed.step == 5, "also the one that an attempt goes on from"
 
 
 def test_a_checkpoint_of_nothing_is_refused(config: Path) -> None:
     with pytest.raises(Invalid, match="nosuch"):
         runtime.checkpoint(config / "nosuch", 1)
+    (config / "file").touch()
+    with pytest.raises(Invalid, match="step"):
+        runtime.checkpoint(config / "file", -1)
+    with pytest.raises(Invalid, match="keep"):
+        runtime.checkpoint(config / "file", 1, keep=0)
+    with pytest.raises(Invalid, match="contains"):
+        runtime.checkpoint(config, 1)
 
 
 def test_a_stop_file_is_seen(config: Path) -> None:
     assert not runtime.should_stop()
     (config / "stop").touch()
     assert runtime.should_stop()
+
+
+def test_a_preemption_is_seen_alike_and_remembered(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(helpers, "_told", threading.Event())
+    assert not runtime.should_stop()
+    (config / "preempt").touch()
+    assert not helpers.was_told(), "nobody asked"
+    assert runtime.should_stop()
+    assert helpers.was_told()
 
 
 def test_outside_a_job_everything_works_beside_the_script(outside: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,7 +37,13 @@ def prepare(spec: JobSpec, resolve_input: ResolveInput | None) -> JobSpec:
         inputs[channel], identity = _located(channel, location, resolve_input)
         if identity:
             tags[f"mlt:data:{channel}"] = identity
-    return replace(spec, source=str(source), inputs=inputs, tags=tags)
+    return replace(spec, source=str(source), inputs=inputs, tags=tags, checkpoints=_place(spec.checkpoints))
+
+
+def _place(checkpoints: str | None) -> str | None:
+    if checkpoints is None or ("://" in checkpoints and not checkpoints.startswith("file://")):
+        return checkpoints
+    return str(Path(checkpoints.removeprefix("file://")).expanduser().resolve())
 
 
 def no_script(spec: JobSpec) -> Invalid:

@@ -28,6 +28,8 @@ def load_spec(source: str | Path | Mapping[str, Any]) -> JobSpec:
     values = _read(path)
     values.setdefault("name", path.stem)
     values["source"] = str((path.parent / str(values.get("source", "."))).resolve())
+    if isinstance(place := values.get("checkpoints"), str):
+        values["checkpoints"] = _beside(path.parent, place)
     if isinstance(inputs := values.get("inputs"), dict):
         values["inputs"] = {name: _beside(path.parent, value) for name, value in inputs.items()}
     return _convert(values)
@@ -112,7 +114,7 @@ def _refuse_unknown(values: Mapping[str, Any], kind: type, prefix: str) -> None:
 
 
 def _beside(folder: Path, value: Any) -> Any:
-    """An input's relative path is relative to the spec file, so that a spec means the same from every folder."""
+    """A relative path is relative to the spec file, so that a spec means the same from every folder."""
     if not isinstance(value, str) or "://" in value or value.startswith("data:"):
         return value
     return str((folder / value).resolve())

@@ -37,7 +37,7 @@ from ml_toolbox.features.training.records import (
     record_of,
 )
 from ml_toolbox.features.training.workflow import Backends, JobWorkflow, Register
-from ml_toolbox.ports.jobs import JobBackend, JobObservation, LogChunk, LogLine
+from ml_toolbox.ports.jobs import JobBackend, JobObservation, LogChunk, LogLine, Preempts
 
 
 class Training:
@@ -193,6 +193,29 @@ class Training:
         if row.ended_at is None:
             self._store.wish(row.id, "stop")
             row = self._runner.drive(row.id)
+        return self._look(row)
+
+    def preempt(self, name_or_id: str, *, notice_s: float) -> JobRecord:
+        """Take the running attempt's capacity away as a cloud would, to rehearse it; returns once the backend has been told.
+
+        The program gets the notice, is killed ``notice_s`` later, and the loop goes on as ``retry.preempted`` says. Already
+        ended: nothing happens. ``Unsupported`` where the backend cannot, ``NotYet`` when it has not created the job yet.
+        """
+        row = self._row(name_or_id)
+        backend = self._backends(order_of(row).backend)
+        if not isinstance(backend, Preempts):
+            raise Unsupported(
+                f"{backend.name} cannot take capacity away on request",
+                hint="rehearse preemption with the same spec on a backend that can, e.g. local",
+                provider=backend.name,
+            )
+        if row.ended_at is None:
+            if not data_of(row).attempt.resource:
+                row = self._runner.drive(row.id)
+            resource = data_of(row).attempt.resource
+            if not resource:
+                raise NotYet(f"job {row.name} is not created yet", hint="try again in a moment", resource=row.id)
+            backend.preempt(resource, notice_s=notice_s)
         return self._look(row)
 
     def delete(self, name_or_id: str) -> None:
@@ -365,6 +388,9 @@ class Job:
 
     def stop(self) -> JobRecord:
         return self._training.stop(self.id)
+
+    def preempt(self, *, notice_s: float) -> JobRecord:
+        return self._training.preempt(self.id, notice_s=notice_s)
 
     def delete(self) -> None:
         self._training.delete(self.id)

@@ -103,6 +103,7 @@ class LocalJobBackend:
             "max_duration_s": spec.limits.max_duration_s,
             "stop_grace_s": spec.limits.stop_grace_s,
             "metrics": dict(spec.metrics),
+            "checkpoints": spec.checkpoints,
             "display_name": spec.name,
         }
         return JobRequest.of(spec, owner, body)
@@ -148,6 +149,12 @@ class LocalJobBackend:
         layout = Layout(str(self._root(job_id)))
         if os.path.isdir(layout.root) and not os.path.exists(layout.stop):
             write_json(layout.stop, {"grace_s": grace_s, "at": time.time()})
+
+    def preempt(self, job_id: str, *, notice_s: float) -> None:
+        """See ``ports.jobs.Preempts``. A second notice changes nothing: the first one stands."""
+        layout = Layout(str(self._root(job_id)))
+        if os.path.isdir(layout.root) and not os.path.exists(layout.preempt):
+            write_json(layout.preempt, {"notice_s": notice_s, "at": time.time()})
 
     def delete(self, job_id: str) -> None:
         supervisors.reap()
@@ -241,7 +248,8 @@ class LocalJobBackend:
             code_sha256=tags.get("mlt:code", ""),
             queue=Places(str(self._home / "queue"), self._limit),
             devices=Places(str(self._home / "devices"), len(gpus)) if gpus else None,
-            checkpoints=str(self._checkpoints(owner)),
+            checkpoints=folder.checkpoint_folder(body["checkpoints"]) or str(self._checkpoints(owner)),
+            checkpoint_store=folder.checkpoint_store(body["checkpoints"]),
             # Its own for every folder: the same token on another home must not make their processes look like these.
             mark=f"{job_id}-{nonce()}",
         )

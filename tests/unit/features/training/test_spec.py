@@ -19,7 +19,8 @@ hyperparameters: {lr: 0.1, layers: [64, 32], big: 12345678901234567890, flag: tr
 resources: {cpus: 2, memory_gib: 1.5, accelerators: "T4:1"}
 environment: {requirements: [scikit-learn], variables: {STAGE: test}}
 limits: {max_duration_s: 600}
-retry: {lost: 2}
+retry: {lost: 2, preempted: 5, no_capacity: 0}
+checkpoints: "s3://bucket/kept"
 metrics: {loss: "loss=([0-9.]+)"}
 register: churn
 tags: {team: blue}
@@ -39,7 +40,8 @@ def test_a_whole_spec(tmp_path: Path) -> None:
         resources=Resources(cpus=2, memory_gib=1.5, accelerators="T4:1"),
         environment=Environment(requirements=("scikit-learn",), variables={"STAGE": "test"}),
         limits=Limits(max_duration_s=600),
-        retry=RetryRule(lost=2),
+        retry=RetryRule(lost=2, preempted=5, no_capacity=0),
+        checkpoints="s3://bucket/kept",
         metrics={"loss": "loss=([0-9.]+)"},
         register="churn",
         tags={"team": "blue"},
