@@ -50,6 +50,7 @@ SETTINGS_TEMPLATE = """\
 
 # [providers.local]
 # max_concurrent_jobs = 2     # further jobs wait in the queue
+# price_per_hour = 0.0        # US dollars for a job's or a replica's hour, to share out this machine or to rehearse budgets
 """
 
 
