@@ -116,6 +116,8 @@ class JobSpec:
     job."""
     project: str = ""
     """Whose budget pays besides the user's own; "" for none."""
+    profile: str = ""
+    """Compute profile whose budget pays as well; "" for none."""
     register: str | None = None
     """Name of the registered model that the result becomes a version of."""
     tags: dict[str, str] = field(default_factory=dict)

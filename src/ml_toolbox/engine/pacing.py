@@ -15,7 +15,7 @@ FIRST_RATE = 100.0
 """Calls a second before anything is known; far above what a control plane allows, so the first throttle teaches."""
 LEAST_RATE = 0.2
 MOST_RATE = 500.0
-_UP = 0.2
+_UP = 0.1
 """Calls a second, gained by each success while throttled before."""
 _DOWN = 0.5
 _SETTLE_S = 1.0

@@ -59,6 +59,9 @@ def _name_of(path: Path) -> str:
 def check_spec(spec: JobSpec) -> JobSpec:
     """The rules that types alone cannot say. Returns the spec unchanged."""
     check_name(spec.name)
+    for field in ("project", "profile"):
+        if named := getattr(spec, field):
+            check_name(named, field=field)
     if (spec.script is None) == (spec.command is None):
         raise Invalid("a job has either a script or a command", field="script", hint="give exactly one of the two")
     for channel in spec.inputs:

@@ -138,7 +138,13 @@ class Training:
 
     def _scopes(self, order: JobOrder) -> tuple[str, ...]:
         """Whose budgets pay."""
-        named = (("user", self._actor), ("project", order.job.project), ("backend", order.backend))
+        job = order.job
+        named = (
+            ("user", self._actor),
+            ("project", job.project),
+            ("profile", job.profile),
+            ("backend", order.backend),
+        )
         return ("all", *(f"{scope}:{name}" for scope, name in named if name))
 
     def get(self, name_or_id: str) -> JobRecord:

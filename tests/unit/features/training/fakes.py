@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -35,6 +35,11 @@ class FakeJobs:
         ended = 9.0 if state.is_final else None
         seen = JobObservation(state=state, failure=failure, model_uri=model, started_at=1.0, ended_at=ended)
         self.resources[job_id] = (request, seen)
+
+    def show_times(self, job_id: str, state: JobState, *, started_at: float, ended_at: float) -> None:
+        request, _ = self.resources[job_id]
+        ended = ended_at if state.is_final else None
+        self.resources[job_id] = (request, JobObservation(state=state, started_at=started_at, ended_at=ended))
 
     def refuses(self, spec: JobSpec) -> str | None:
         return self.refusal
@@ -79,7 +84,8 @@ class FakeJobs:
     def stop(self, job_id: str, *, grace_s: float) -> None:
         self._called("stop", "before")
         if job_id in self.resources and not self.resources[job_id][1].state.is_final:
-            self.show(job_id, JobState.STOPPED)
+            request, seen = self.resources[job_id]
+            self.resources[job_id] = (request, replace(seen, state=JobState.STOPPED, ended_at=seen.ended_at))
         self._fault("stop", "after")
 
     def delete(self, job_id: str) -> None:
