@@ -83,7 +83,7 @@ def show(job: str, as_json: bool) -> None:
         click.echo()
         rows = [(t.kind, t.name, t.work_id, f"{t.hourly}/h") for t in takers]
         print_table(("room is taken by", "name", "id", "price"), rows, empty="")
-    if len(record.attempts) > 1 or record.hourly.micros:
+    if len(record.attempts) > 1 or (record.attempts and record.hourly.micros):
         click.echo()
         _print_attempts(record)
     click.echo()
