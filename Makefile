@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench docs new-provider clean
+.PHONY: help demo test slow check format bench docs new-provider clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,8 +34,11 @@ $(DEMO_VENV)/.ready: pyproject.toml
 demo: $(DEMO_VENV)/.ready ## train, register, deploy, predict and shift traffic on this machine, then clean up
 	@$(DEMO_VENV)/bin/python examples/demo/demo.py
 
-test: $(VENV)/.ready node_modules/.ready ## run all tests (creates .venv; needs npm for the Azure emulator)
+test: $(VENV)/.ready node_modules/.ready ## run all tests but the slow suite (creates .venv; needs npm for the Azure emulator)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+slow: $(VENV)/.ready node_modules/.ready ## run the slow suite: the proofs over many more seeds
+	$(BIN)/python -m pytest -m slow -n $(JOBS) --dist loadgroup
 
 check: $(VENV)/.ready ## lint, formatting, strict types, layer contract, generated pages
 	$(BIN)/ruff check .

@@ -19,7 +19,6 @@ import pytest
 from ml_toolbox.features.registry import Registry
 from ml_toolbox.objects import open_store
 from tests.unit.features.registry.support import make_package
-from tests.unit.features.registry.test_linearizable import Operation, State, is_linearizable, perform
 
 _ROOT = Path(__file__).parents[2]
 _DEADLINE_S = 60.0
@@ -66,43 +65,11 @@ def write_for_ever(store: str, package: str, actor: str, first_key: str) -> None
         key += 1
 
 
-def write_histories(store: str, package: str, who: str, rounds: str) -> None:
-    """One short history per round, each on its own model, begun when the parent says so."""
-    opened = open_store(store)
-    for seed in range(int(rounds)):
-        registry = _Renamed(opened, f"m-{seed}", who)
-        generator = random.Random(seed * 10 + int(who))
-        say(ready=seed)
-        sys.stdin.readline()
-        history = [perform(registry, Path(package), generator) for _ in range(4)]
-        say(history=[[op.name, op.argument, op.result, op.called, op.returned] for op in history])
-
-
-class _Renamed(Registry):
-    """The model ``m`` of ``perform`` under another name, so that every round has a fresh one."""
-
-    def __init__(self, store: Any, name: str, actor: str) -> None:
-        super().__init__(store, actor=actor)
-        self._name = name
-
-    def register(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return super().register(self._name, *args, **kwargs)
-
-    def get(self, ref: Any) -> Any:
-        return super().get(self._name + ref[1:])
-
-    def promote(self, ref: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().promote(self._name + ref[1:], *args, **kwargs)
-
-    def set_alias(self, ref: Any, alias: str) -> Any:
-        return super().set_alias(self._name + ref[1:], alias)
-
-
 def run_until_killed(
     store: str, package: Path, actor: str, first_key: int, acknowledgements: int
 ) -> list[dict[str, Any]]:
     """What a writer said before it was killed, right after its n-th acknowledgement: in the middle of what follows."""
-    writer = start("write", store, package, actor, first_key)
+    writer = start(store, package, actor, first_key)
     assert writer.stdout is not None
     lines: list[str] = []
     try:
@@ -151,7 +118,7 @@ def test_a_writer_killed_at_any_moment_leaves_everything_or_nothing(tmp_path: Pa
 
 def test_racing_processes_lose_nothing_and_give_no_number_twice(tmp_path: Path) -> None:
     store, package = f"file://{tmp_path}/store", make_package(tmp_path / "package")
-    writers = {actor: start("write", store, package, actor, 0) for actor in ("a", "b", "c")}
+    writers = {actor: start(store, package, actor, 0) for actor in ("a", "b", "c")}
     said: dict[str, list[dict[str, Any]]] = {}
     try:
         for actor, writer in writers.items():
@@ -178,40 +145,9 @@ def test_racing_processes_lose_nothing_and_give_no_number_twice(tmp_path: Path) 
     assert {line["mark"] for lines in said.values() for line in lines if line.get("done") == "tag"} <= marks
 
 
-def test_short_histories_of_processes_are_linearizable(tmp_path: Path) -> None:
-    store, package = f"file://{tmp_path}/store", make_package(tmp_path / "package")
-    rounds = 25
-    setup = Registry(open_store(store), actor="setup")
-    for seed in range(rounds):
-        for _ in range(2):
-            setup.register(f"m-{seed}", package)
-    workers = [start("histories", store, package, who, rounds) for who in range(3)]
-    try:
-        for seed in range(rounds):
-            for worker in workers:
-                assert worker.stdout is not None
-                assert json.loads(worker.stdout.readline()) == {"ready": seed}
-            for worker in workers:
-                assert worker.stdin is not None
-                worker.stdin.write("go\n")
-                worker.stdin.flush()
-            history = [
-                Operation(*operation)
-                for worker in workers
-                if worker.stdout is not None
-                for operation in json.loads(worker.stdout.readline())["history"]
-            ]
-            assert len(history) == 12
-            assert is_linearizable(history, State(last=2)), (seed, history)
-    finally:
-        for worker in workers:
-            worker.kill()
-            finish(worker)
-
-
 @pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGKILL])
 def test_a_registry_that_is_interrupted_keeps_no_process_alive(tmp_path: Path, signal_: signal.Signals) -> None:
-    writer = start("write", f"file://{tmp_path}/store", make_package(tmp_path / "package"), "ann", 0)
+    writer = start(f"file://{tmp_path}/store", make_package(tmp_path / "package"), "ann", 0)
     assert writer.stdout is not None
     assert "begin" in writer.stdout.readline()
     writer.send_signal(signal_)
@@ -220,4 +156,4 @@ def test_a_registry_that_is_interrupted_keeps_no_process_alive(tmp_path: Path, s
 
 
 if __name__ == "__main__":
-    {"write": write_for_ever, "histories": write_histories}[sys.argv[1]](*sys.argv[2:])
+    write_for_ever(*sys.argv[1:])

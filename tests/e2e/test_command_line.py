@@ -61,7 +61,7 @@ def shell(tmp_path: Path) -> Shell:
     return Shell(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 @pytest.mark.timeout(240)
 def test_from_data_to_traffic(shell: Shell) -> None:
     assert "points:1  200 rows" in shell.ok("data", "put", "points", "data.csv")
@@ -110,7 +110,7 @@ def test_from_data_to_traffic(shell: Shell) -> None:
     assert shell.json("endpoints", "list") == []
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_a_detached_job_is_followed_stopped_and_deleted(shell: Shell) -> None:
     (shell.folder / "slow.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(600)\n")
     job = shell.json("train", "slow.py", "--detach")["id"]
@@ -123,7 +123,7 @@ def test_a_detached_job_is_followed_stopped_and_deleted(shell: Shell) -> None:
     assert shell.run("jobs", "show", job).returncode == 1
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_a_failing_script_is_told_in_one_line_with_its_place(shell: Shell) -> None:
     (shell.folder / "bad.py").write_text("print('working')\nvalue = float('x')\n")
     result = shell.run("train", "bad.py")

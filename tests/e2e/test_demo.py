@@ -39,7 +39,7 @@ def lines_of(process: subprocess.Popen[str]) -> Iterator[str]:
     yield from process.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 @pytest.mark.timeout(300)
 def test_the_demo_plays_to_its_end_and_leaves_nothing(environment: dict[str, str], tmp_path: Path) -> None:
     result = subprocess.run(
@@ -53,7 +53,7 @@ def test_the_demo_plays_to_its_end_and_leaves_nothing(environment: dict[str, str
     assert processes_naming(tmp_path) == []
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("moment", ["breast-cancer:1", "epoch 2/5", "$ mltoolbox deploy cancer:1", "7. Send 1,000"])
 def test_ctrl_c_at_any_moment_leaves_nothing_running(moment: str, environment: dict[str, str], tmp_path: Path) -> None:

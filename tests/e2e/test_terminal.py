@@ -18,7 +18,7 @@ for epoch in range(1, 6):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_every_line_stays_above_the_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
     monkeypatch.chdir(tmp_path)

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from ml_toolbox.base.errors import NotFound, ToolboxError
+from ml_toolbox.base.errors import NotFound, Throttled, ToolboxError
 from ml_toolbox.base.ids import ulid_time
 from ml_toolbox.engine.crash import crash_point
 from ml_toolbox.engine.ledger import Books, Posting
 from ml_toolbox.engine.owners import is_dead
+from ml_toolbox.engine.pacing import Pacer
 from ml_toolbox.engine.rows import Change, Row, Write
 from ml_toolbox.engine.store import Store
+
+T = TypeVar("T")
 
 GRACE_S = 300.0
 """How old the row that a resource names must be before a resource without any row is collected: longer than any visibility
@@ -88,12 +91,14 @@ class Collector:
         *,
         owner: str,
         lease_s: float = 60.0,
+        pacer: Pacer | None = None,
         is_dead: Callable[[str], bool] = is_dead,
     ) -> None:
         self._store = store
         self._kinds = {kind.kind: kind for kind in kinds}
         self._owner = owner
         self._lease_s = lease_s
+        self._pacer = pacer or Pacer()
         self._is_dead = is_dead
         self._first_seen: dict[tuple[str, str], float] = {}
 
@@ -109,6 +114,8 @@ class Collector:
                     continue  # no such kind of work there
                 except ToolboxError as error:
                     unseen[place] = error.message
+                except Exception as error:  # noqa: BLE001 - an adapter's defect: the other places are compared all the same
+                    unseen[place] = f"{type(error).__name__}: {error}"
         return Comparison(strays=tuple(strays), unseen=unseen)
 
     def collect(self) -> Comparison:
@@ -131,8 +138,19 @@ class Collector:
             return False
         return True
 
+    def _paced(self, place: str, call: Callable[[], T]) -> T:
+        """Comparing shares the platform's patience with the loop."""
+        self._pacer.wait(place)
+        try:
+            answer = call()
+        except Throttled as error:
+            self._pacer.throttled(place, error.retry_after_s)
+            raise
+        self._pacer.passed(place)
+        return answer
+
     def _strays(self, kind: Collectable, place: str) -> list[Stray]:
-        listed = list(kind.resources(place))
+        listed = self._paced(place, lambda: list(kind.resources(place)))
         crash_point("collect:listed:before:compare")
         now = self._store.now()
         return [stray for resource, tags in listed for stray in self._judged(kind, place, resource, tags, now)]
@@ -175,9 +193,11 @@ class Collector:
             return _with(stray, problem=f"{stray.row} is being worked on; next time")
         crash_point("collect:charged:before:remove")
         try:
-            kind.remove(stray.place, stray.resource)
+            self._paced(stray.place, lambda: kind.remove(stray.place, stray.resource))
         except ToolboxError as error:
             done = _with(stray, problem=error.message)
+        except Exception as error:  # noqa: BLE001 - as in compare
+            done = _with(stray, problem=f"{type(error).__name__}: {error}")
         else:
             done = _with(stray, removed=True)
         crash_point("collect:removed:before:release")

@@ -113,11 +113,19 @@ class Posted:
 def posted(limits: Iterable[Limit], postings: Sequence[Posting]) -> Posted:
     """The limits after the postings. Raises ``BudgetExceeded``, with the arithmetic, when a reservation goes past one.
 
-    Only reservations are refused. What has been spent has been spent: refusing to write it down would be a lie.
+    Only reservations are refused. What has been spent has been spent: refusing to write it down would be a lie. One that was
+    meant for a month which is over for its limit is refused too, to be asked for again: it would pass under no month's limit.
     """
     asks = any(posting.kind == "reserve" for posting in postings)
     changed, warnings = [], []
     for before in limits:
+        if before.period and any(posting.kind == "reserve" and posting.month < before.month for posting in postings):
+            raise BudgetExceeded(
+                f"budget {before.name}: the month that would pay is over",
+                hint="ask again: the present one pays",
+                resource=before.scope,
+                waits=True,
+            )
         after = before
         for posting in postings:
             after = after.with_posting(posting)
@@ -146,7 +154,7 @@ def _refusal(before: Limit, after: Limit) -> BudgetExceeded:
     waits = before.meter != "cost" and asked <= before.most
     free = max(0, before.most - before.taken)
     parts = (
-        f"{before.show(before.spent)} spent + {before.show(before.held)} held" if before.meter == "cost" else "taken"
+        f"{before.show(before.spent)} spent - {before.show(before.held)} held" if before.meter == "cost" else "taken"
     )
     taken = parts if before.meter == "cost" else f"{before.show(before.held)} {parts}"
     return BudgetExceeded(

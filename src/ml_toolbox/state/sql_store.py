@@ -116,12 +116,12 @@ class SqlStore:
     ) -> tuple[Row, ...]:
         def body(session: Session) -> tuple[Row, ...]:
             holders = session.rows(statements.HOLDERS, {"now": session.now, "due_before": due_before})
-            dead = [line["lease_owner"] for line in holders if is_dead(line["lease_owner"])]
+            gone = [line["lease_owner"] for line in holders if is_dead(line["lease_owner"])]
             values = {
                 "kinds": list(kinds),
                 "due_before": due_before,
                 "now": session.now,
-                "dead": dead,
+                "free": ["", *gone],
                 "limit": limit,
             }
             found = session.rows(statements.CLAIMABLE, values)
@@ -348,7 +348,8 @@ class _Batch:
         values = {
             "phase": change.phase,
             "state": change.state,
-            "due_at": change.due_at,
+            # A wish that the decision did not know of: due, so that it is met even if the writer dies at this moment.
+            "due_at": change.due_at if line["wish"] == row.wish else self._now,
             "updated_at": self._now,
             "ended_at": self._now if change.ended and line["ended_at"] is None else line["ended_at"],
             **lease,

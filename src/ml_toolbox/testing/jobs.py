@@ -378,51 +378,59 @@ class JobBackendTests:
 
     # -- preemption, where it can be rehearsed
 
-    def test_preemption_gives_notice_kills_and_is_nobodys_fault(self, start: Callable[..., _Running]) -> None:
-        job = start(_STUBBORN)
-        if not isinstance(job.backend, Preempts):
+    def test_preemption_gives_notice_kills_and_is_nobodys_fault(
+        self, backend: JobBackend, start: Callable[..., _Running]
+    ) -> None:
+        if not isinstance(backend, Preempts):
             return
+        job = start(_STUBBORN)
         job.has_printed("started")
-        job.backend.preempt(job.id, notice_s=0.5)
-        job.backend.preempt(job.id, notice_s=0.5)
+        backend.preempt(job.id, notice_s=0.5)
+        backend.preempt(job.id, notice_s=0.5)
         seen = job.until(lambda seen: _never_stopping(seen).state.is_final, "preempted")
         assert seen.state is JobState.FAILED
         assert seen.failure is not None
         assert seen.failure.kind == "preempted"
         assert "noticed" in job.printed(), "killed without the platform's notice"
 
-    def test_what_leaves_at_the_notice_is_preempted_too(self, start: Callable[..., _Running]) -> None:
+    def test_what_leaves_at_the_notice_is_preempted_too(
+        self, backend: JobBackend, start: Callable[..., _Running]
+    ) -> None:
+        if not isinstance(backend, Preempts):
+            return
         job = start(
             "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n"
             "print('started', flush=True)\nwhile True:\n    time.sleep(0.05)\n"
         )
-        if not isinstance(job.backend, Preempts):
-            return
         job.has_printed("started")
-        job.backend.preempt(job.id, notice_s=self.timeout_s / 2)
+        backend.preempt(job.id, notice_s=self.timeout_s / 2)
         seen = job.end()
         assert (seen.state, seen.failure and seen.failure.kind) == (JobState.FAILED, "preempted")
 
-    def test_what_finishes_within_the_notice_has_succeeded(self, start: Callable[..., _Running]) -> None:
+    def test_what_finishes_within_the_notice_has_succeeded(
+        self, backend: JobBackend, start: Callable[..., _Running]
+    ) -> None:
+        if not isinstance(backend, Preempts):
+            return
         job = start(
             "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
             "print('started', flush=True)\ntime.sleep(0.5)\nprint('done')\n"
         )
-        if not isinstance(job.backend, Preempts):
-            return
         job.has_printed("started")
-        job.backend.preempt(job.id, notice_s=self.timeout_s / 2)
+        backend.preempt(job.id, notice_s=self.timeout_s / 2)
         assert job.end().state is JobState.SUCCEEDED
         assert "done" in job.printed()
 
-    def test_preemption_of_an_ended_or_unknown_job_is_silent(self, start: Callable[..., _Running]) -> None:
-        job = start("print(1)\n")
-        if not isinstance(job.backend, Preempts):
+    def test_preemption_of_an_ended_or_unknown_job_is_silent(
+        self, backend: JobBackend, start: Callable[..., _Running]
+    ) -> None:
+        if not isinstance(backend, Preempts):
             return
+        job = start("print(1)\n")
         assert job.end().state is JobState.SUCCEEDED
-        job.backend.preempt(job.id, notice_s=0)
-        assert job.backend.observe(job.id).state is JobState.SUCCEEDED
-        job.backend.preempt("nosuchjob", notice_s=0)
+        backend.preempt(job.id, notice_s=0)
+        assert backend.observe(job.id).state is JobState.SUCCEEDED
+        backend.preempt("nosuchjob", notice_s=0)
 
     # -- delete and look-up
 

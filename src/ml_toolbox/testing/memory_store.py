@@ -31,6 +31,14 @@ class MemoryStore:
     def now(self) -> float:
         return self.clock.now()
 
+    def rows(self) -> tuple[Row, ...]:
+        """Every row, oldest first."""
+        return tuple(self._rows.values())
+
+    def stored_limits(self) -> tuple[Limit, ...]:
+        """Every limit as it is kept, with the month that its sums belong to."""
+        return tuple(limit for _, limit in sorted(self._limits.items()))
+
     def close(self) -> None:
         """Nothing to give up; what was written stays readable, as on a disk."""
 
@@ -111,7 +119,7 @@ class MemoryStore:
                 for row in self._rows.values()
                 if row.due_at is not None and row.due_at <= due_before and row.kind in kinds
             ]
-            due.sort(key=lambda row: row.due_at or 0.0)
+            due.sort(key=lambda row: (row.due_at or 0.0, row.id))
             claimed: list[Row] = []
             for row in due:
                 if len(claimed) == limit:
@@ -208,8 +216,8 @@ class MemoryStore:
         return claimed
 
     def _written(self, write: Write, lease_s: float) -> Written:
-        held = self._rows[write.row.id]
-        if held.lease_token != write.row.lease_token:
+        held = self._rows.get(write.row.id)
+        if held is None or held.lease_token != write.row.lease_token:
             return None
         now, change, after = self.now(), write.change, held
         if change is not None:
@@ -228,7 +236,8 @@ class MemoryStore:
                 phase=change.phase,
                 state=change.state,
                 data=change.data,
-                due_at=change.due_at,
+                # A wish that the decision did not know of: due, so that it is met even if the writer dies at this moment.
+                due_at=change.due_at if held.wish == write.row.wish else now,
                 updated_at=now,
                 ended_at=now if change.ended and held.ended_at is None else held.ended_at,
             )

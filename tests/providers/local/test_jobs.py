@@ -193,9 +193,9 @@ def test_a_supervisor_started_ahead_of_time_takes_the_next_job(bench: Bench) -> 
 
 
 def test_one_that_died_waiting_is_replaced(bench: Bench) -> None:
+    others = descendants(os.getpid())  # a test before may have left this process a helper of the standard library's
     bench.backend.warm_up()
-    waiting = descendants(os.getpid())
-    kill(waiting)
+    kill(descendants(os.getpid()) - others)
     bench.until(bench.start("print('ran')"), lambda seen: seen.state is JobState.SUCCEEDED)
 
 
@@ -294,10 +294,11 @@ def test_gpus_are_handed_out_one_by_one(bench: Bench, tmp_path: Path) -> None:
     wait = f"while not os.path.exists({str(tmp_path / 'go')!r}):\n    time.sleep(0.01)\n"
     script = f"import os, time\nprint(os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\n{wait}"
     gpu = Resources(accelerators="T4:1")
-    first, second, third = [bench.start(script, two, resources=gpu) for _ in range(3)]
-    without = bench.start("import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))", two)
+    first, second = [bench.start(script, two, resources=gpu) for _ in range(2)]
     for job in (first, second):
         bench.until(job, lambda seen, job=job: bool(bench.printed(job)))  # type: ignore[misc]
+    third = bench.start(script, two, resources=gpu)
+    without = bench.start("import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))", two)
     assert {*bench.printed(first), *bench.printed(second)} == {"0", "1"}
     waiting = bench.until(third, lambda seen: "waiting for 1 of 2 GPUs" in seen.message)
     assert waiting.state is JobState.QUEUED
@@ -328,7 +329,7 @@ def test_a_queue_runs_in_order_and_a_waiting_job_can_be_stopped(bench: Bench, tm
     assert order.read_text().split() == ["row-0000", "row-0001", "row-0003"]
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_requirements_make_an_environment_once(bench: Bench, tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path)
     environment = Environment(requirements=(str(wheel),))

@@ -68,7 +68,7 @@ def running(command: list[str], port: int, log: Path) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, str(Path(__file__).with_name("serial_moto.py")), str(port)]
     with running(command, port, tmp_path_factory.mktemp("moto") / "log"):
         endpoint = f"http://127.0.0.1:{port}"
         yield Server(

@@ -131,7 +131,7 @@ def test_it_does_not_disturb_what_is_there(installed: tuple[Path, dict[str, str]
     assert jobs == "0"
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_its_tests_pass_for_what_it_lacks_and_fail_only_for_what_is_not_written(
     installed: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:

@@ -60,6 +60,11 @@ class Commits:
         self._remember(record)
         return record
 
+    def known(self, name: str) -> int:
+        """A number that exists, from memory; 0 when none was seen yet."""
+        with self._guard:
+            return self._known.get(name, 0)
+
     def last(self, name: str, hint: int = 0) -> int:
         """The highest number given so far; 0 when there is none. ``hint``: a number known to exist."""
         with self._guard:

@@ -58,7 +58,7 @@ class Heads:
         return self._read(name)[0]
 
     def swap(self, name: str, decide: Decide) -> Head:
-        """Apply ``decide`` to the newest head and return the head it led to.
+        """Apply ``decide`` to the newest head and return the head it led to, without what others did after it.
 
         The change happens exactly once: when the answer to a swap was lost, the audit line with our sequence number says
         whether it was ours. ``Conflict`` when others kept winning for a minute,
@@ -67,27 +67,33 @@ class Heads:
         op = new_nonce()
         give_up_at = self._clock.monotonic() + _SWAP_DEADLINE_S
         attempt = 0
+        failed: _Failed | None = None
         while True:
             head, version = self._read(name)
+            if failed is not None:
+                # Before anything is decided on this head: a write of ours that seemed to fail may be in it, and others'
+                # changes on top, which deciding again would undo.
+                if self._holds(name, head, failed.base.seq + 1, op):
+                    self._discard(failed.garbage.replaced)
+                    return failed.written or head
+                if self._clock.monotonic() > give_up_at:
+                    raise self._contended(name, failed.error) from failed.error
+                if head.nonce != failed.base.nonce:
+                    # Only now is it certain that no delayed write of ours can still succeed and need them.
+                    self._discard(failed.garbage.written)
+                    failed = None
             change = decide(head)
             if change is None:
                 return head
-            garbage = _Garbage()
+            garbage = _Garbage(written=failed.garbage.written if failed else [])
+            written = failed.written if failed else None
             try:
                 written = self._prepare(name, head, change, op, garbage)
                 self._put(name, written, version)
             except (Conflict, Unavailable, NotFound) as error:
                 # NotFound: a newer head has replaced a notes bucket that this one still names.
-                now = self.read(name)
-                if self._holds(name, now, head.seq + 1, op):
-                    self._discard(garbage.replaced)
-                    return now
-                if now.nonce != head.nonce:
-                    # Only now is it certain that no delayed write of ours can still succeed and need them.
-                    self._discard(garbage.written)
+                failed = _Failed(base=head, written=written, garbage=garbage, error=error)
                 attempt += 1
-                if self._clock.monotonic() > give_up_at:
-                    raise self._contended(name, error) from error
                 self._clock.sleep(random.uniform(0.0, min(_CAP_PAUSE_S, _BASE_PAUSE_S * 2.0**attempt)))  # noqa: S311
                 continue
             self._discard(garbage.replaced)
@@ -213,6 +219,18 @@ class _Garbage:
     """To remove when the swap is lost."""
     replaced: list[str] = field(default_factory=list)
     """To remove when it is won."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failed:
+    """A swap whose outcome only a later head can tell."""
+
+    base: Head
+    """What it was to replace."""
+    written: Head | None
+    """What was last sent to replace it, if anything was: whatever had been sent before differs in nonce and time only."""
+    garbage: _Garbage
+    error: ToolboxError
 
 
 def merge_notes(older: Note, newer: Note) -> Note:

@@ -59,6 +59,19 @@ class Registry:
     version), ``NAME:3``, or ``NAME@ALIAS`` where a stage is also an alias; methods that change a *model* take the bare
     name for the model itself and say so.
 
+    What may be relied on while others write:
+
+    - One model is linearizable. Every method that reads or changes one model (``get``, ``versions``, ``model``, ``promote``,
+      aliases, tags, deletion, restoring) acts at one moment between its call and its return, and sees everything that
+      returned before it was called, in whichever process. Only what never changes is remembered between calls.
+    - ``register`` is up to three such moments: it looks whether the model is deleted, commits the number, sets the alias.
+      A registration under way while the model is deleted may thus still commit; it is hidden with the model.
+    - An alias or stage whose version is to be *changed* (``promote("m@champion", ...)``) is resolved at one moment, and the
+      version found is changed at a later one.
+    - ``models`` and ``search`` answer for each model as of one moment during the call, for different models as of
+      different ones. ``compare``, ``lineage`` and ``audit`` are several reads: everything that returned before the call is in
+      them, and what happens meanwhile may be.
+
     Args:
         store: the root of the registry. Writing needs conditional create and compare-and-swap.
         actor: who acts, as written into versions and the audit trail.
@@ -215,8 +228,7 @@ class Registry:
         """Every model, by name. Costs a few small reads for each."""
         found = []
         for name in self._resolver.model_names():
-            head = self._heads.read(name)
-            last = self._commits.last(name, head.last)
+            head, last = self._resolver.moment(name)
             if last and (include_deleted or not head.model_deleted):
                 found.append(self._resolver.model(name, head, last))
         return tuple(found)
@@ -398,7 +410,7 @@ class Registry:
     def _change_deletion(self, ref: ModelRef, decide: DecideVersion) -> None:
         """Like ``_change``, for versions that may be deleted."""
         self._require_writable()
-        number = self._resolver.number(ref, self._heads.read(ref.name))
+        number = self._resolver.number(ref, *self._resolver.at(ref))
         self._heads.swap(ref.name, lambda head: decide(head, ref.name, number))
 
     def _change_model(self, name: str, decide: Decide) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from ml_toolbox.base.errors import Invalid, NotFound, ToolboxError
+from ml_toolbox.base.errors import Conflict, Invalid, NotFound, ToolboxError
 from ml_toolbox.base.ids import check_name
 from ml_toolbox.domain.models import ModelRef, Stage
 from ml_toolbox.features.registry import layout, transitions
@@ -19,6 +19,10 @@ from ml_toolbox.ports.objects import ObjectStore
 
 T = TypeVar("T")
 _SNAPSHOT_ATTEMPTS = 10
+_MOMENT_ATTEMPTS = 100
+"""A guess: each asks for a registration and a change of the head within two requests, again and again."""
+_BY_NUMBER = {transitions.LATEST, Stage.REGISTERED.value}
+"""What a reference may say instead of an alias that the highest number decides."""
 _NOTHING = Note()
 
 
@@ -32,7 +36,7 @@ def is_bare(ref: ModelRef) -> bool:
 
 
 class Resolver:
-    """Answers are as of one head: what it says of stages, aliases, notes and deletions was true at one moment."""
+    """Answers are as of one moment: what the head says of stages, aliases, notes and deletions, and which versions exist."""
 
     def __init__(self, store: ObjectStore, commits: Commits, heads: Heads, index: Index) -> None:
         self._store = store
@@ -53,38 +57,70 @@ class Resolver:
         prefixes = self._store.list_level(layout.MODELS).prefixes
         return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in prefixes)
 
-    def existing(self, name: str, *, deleted_too: bool = False) -> tuple[Head, int]:
-        """Head and highest number of a model that has versions; ``NotFound`` otherwise."""
+    def moment(self, name: str) -> tuple[Head, int]:
+        """A head and the highest number as they stood together at one moment during the call.
+
+        They are two objects, read one after the other. They belong together when no number was given since before the head
+        was read, or when the head is still the same after the highest number was seen; both are looked for until one holds.
+        ``Conflict`` when others kept changing both.
+        """
         check_name(name, field="name")
+        known = self._commits.known(name)
         head = self._heads.read(name)
-        last = self._commits.last(name, head.last)
+        for _ in range(_MOMENT_ATTEMPTS):
+            seen_before = max(known, head.last)
+            last = self._commits.last(name, head.last)
+            if last == seen_before:
+                return head, last
+            again = self._heads.read(name)
+            if again.nonce == head.nonce:
+                return head, last
+            known, head = last, again
+        raise Conflict(
+            f"model {name!r} was changed and registered by others {_MOMENT_ATTEMPTS} times without a gap",
+            hint="try again; if it persists, look for a program that changes this model in a loop",
+            resource=name,
+        )
+
+    def existing(self, name: str, *, deleted_too: bool = False) -> tuple[Head, int]:
+        """Head and highest number, at one moment, of a model that has versions; ``NotFound`` otherwise."""
+        head, last = self.moment(name)
         if not last:
-            raise NotFound(
-                f"there is no model {name!r}", hint="mltoolbox models list shows the registered ones", resource=name
-            )
+            raise _no_model(name)
         if not deleted_too:
             transitions.require_live(head, name)
         return head, last
 
-    def number(self, ref: ModelRef, head: Head) -> int:
-        """The number that the reference means, deleted or not. ``NotFound`` when there is none."""
+    def at(self, ref: ModelRef) -> tuple[Head, int]:
+        """A head to look the reference up in, and the highest number at that moment when it depends on it (else 0)."""
+        if ref.version is not None:
+            # The commit before the head: it then existed at the head's moment, and the head knows whether it was deleted.
+            self._commits.read(ref.name, ref.version)
+        elif ref.alias is None or ref.alias.lower() in _BY_NUMBER:
+            return self.moment(ref.name)
+        return self._heads.read(ref.name), 0
+
+    def number(self, ref: ModelRef, head: Head, last: int) -> int:
+        """The number that the reference means as of what ``at`` found, deleted or not. ``NotFound`` when there is none."""
         name = ref.name
         if ref.version is not None:
-            return self._commits.read(name, ref.version).number
+            return ref.version
         if ref.alias is not None and ref.alias.lower() != transitions.LATEST:
-            return self._by_alias(name, ref.alias, head)
-        _, last = self.existing(name)
+            return self._by_alias(name, ref.alias, head, last)
+        if not last:
+            raise _no_model(name)
+        transitions.require_live(head, name)
         number = latest(head, last)
         if not number:
             raise NotFound(f"every version of model {name!r} is deleted", hint="restore one", resource=name)
         return number
 
-    def _by_alias(self, name: str, alias: str, head: Head) -> int:
+    def _by_alias(self, name: str, alias: str, head: Head, last: int) -> int:
         try:
             stage = Stage.parse(alias)
         except Invalid:
             return transitions.alias_target(head, name, alias)
-        number = transitions.latest_in(head, stage, lambda: self._commits.last(name, head.last))
+        number = transitions.latest_in(head, stage, last)
         if not number:
             raise NotFound(
                 f"model {name!r} has no version in {stage.value}",
@@ -96,9 +132,9 @@ class Resolver:
     def resolve(self, ref: str | ModelRef) -> tuple[Head, VersionRecord]:
         """The live version that ``ref`` means now, with the head it was found by."""
         parsed = parse_ref(ref)
-        head = self._heads.read(parsed.name)
+        head, last = self.at(parsed)
         transitions.require_live(head, parsed.name)
-        number = self.number(parsed, head)
+        number = self.number(parsed, head, last)
         transitions.require_live(head, parsed.name, number)
         return head, self._commits.read(parsed.name, number)
 
@@ -150,15 +186,14 @@ class Resolver:
 
     def all_of(self, name: str, *, include_deleted: bool) -> list[Candidate]:
         """Every version of a model; none when it is deleted or was never registered."""
-        head = self._heads.read(name)
-        last = self._commits.last(name, head.last)
+        head, last = self.moment(name)
         if not last or (head.model_deleted and not include_deleted):
             return []
         build, deleted = self.candidates(name, head, 1, last), transitions.deleted_runs(head)
         return [build(number) for number in range(1, last + 1) if include_deleted or number not in deleted]
 
     def model(self, name: str, head: Head, last: int) -> RegisteredModel:
-        stages = {stage.value: transitions.latest_in(head, stage, lambda: last) for stage in Stage}
+        stages = {stage.value: transitions.latest_in(head, stage, last) for stage in Stage}
         return RegisteredModel(
             name=name,
             latest=latest(head, last),
@@ -176,6 +211,12 @@ class _Replaced(ToolboxError):
 
     code = "replaced"
     retryable = True
+
+
+def _no_model(name: str) -> NotFound:
+    return NotFound(
+        f"there is no model {name!r}", hint="mltoolbox models list shows the registered ones", resource=name
+    )
 
 
 def latest(head: Head, last: int) -> int:

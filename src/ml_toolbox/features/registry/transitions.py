@@ -44,15 +44,15 @@ def deleted_runs(head: Head) -> Runs:
     return Runs.parse(head.deleted)
 
 
-def latest_in(head: Head, stage: Stage, last: Callable[[], int]) -> int:
-    """The highest version in ``stage`` that is not deleted; 0 when there is none. ``last``: the highest of all, asked only
+def latest_in(head: Head, stage: Stage, last: int) -> int:
+    """The highest version in ``stage`` that is not deleted; 0 when there is none. ``last``: the highest of all, needed only
     for ``registered``, which is where every version is that the head says nothing of."""
     deleted = deleted_runs(head)
     if stage is not Stage.REGISTERED:
         numbers: Iterator[int] = Runs.parse(head.stages.get(stage.value, "")).descending()
         return next((number for number in numbers if number not in deleted), 0)
     find = stage_table(head)
-    below = range(last(), 0, -1)
+    below = range(last, 0, -1)
     return next((number for number in below if number not in deleted and find(number) is stage), 0)
 
 

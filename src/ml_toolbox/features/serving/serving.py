@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -44,6 +43,7 @@ class Serving:
         resolve: ``NAME[:VERSION|@ALIAS]``, folder or URI -> the package's files.
         actor: who deploys; whose budget pays.
         planner: an endpoint's spec and a backend's name -> what would be created, sent and paid.
+        runner: drives the rows; by default one of its own.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Serving:
         install: str,
         actor: str = "",
         clock: Clock | None = None,
+        runner: Runner | None = None,
     ) -> None:
         self._store = store
         self._backends = backends
@@ -65,8 +66,8 @@ class Serving:
         self._clock = clock or SystemClock()
         self.workflow = EndpointWorkflow(backends, install)
         """How the loop drives endpoints."""
-        self._runner = Runner(store, [self.workflow])
-        self._owner = this_owner()
+        self._runner = runner or Runner(store, [self.workflow])
+        self._owner = this_owner() if runner is None else runner.owner
 
     # -- changes ------------------------------------------------------------------------------------------------------
 
@@ -144,9 +145,9 @@ class Serving:
         needs longer: it is finished by later looks."""
         row = self._existing(endpoint)
         self._store.wish(row.id, "delete")
-        deadline = time.monotonic() + timeout_s
+        deadline = self._clock.monotonic() + timeout_s
         while (row := self._runner.drive(row.id)).phase != Phase.DELETED:
-            if time.monotonic() > deadline:
+            if self._clock.monotonic() > deadline:
                 problem = data_of(row).problem
                 raise NotYet(
                     f"endpoint {endpoint} is still being deleted: {problem.message if problem else 'no message'}",
@@ -286,8 +287,8 @@ class Serving:
         held = self._claimed(row)
         try:
             data = data_of(held)
-            if held.wish == "delete":
-                raise Conflict(f"endpoint {row.name} is being deleted", resource=row.name)
+            if _is_leaving(held):
+                raise Conflict(f"endpoint {row.name} is being deleted", hint="try again", resource=row.name)
             wanted = edit(data.wanted)
             hourly = self._hourly(wanted, backend_of(row)).micros
         except ToolboxError:
@@ -327,12 +328,12 @@ class Serving:
         return offers[0].price_hourly.times(spec.replicas) if offers else Money()
 
     def _claimed(self, row: Row) -> Row:
-        deadline = time.monotonic() + _EDIT_WAIT_S
+        deadline = self._clock.monotonic() + _EDIT_WAIT_S
         while True:
             held = self._store.claim(row.id, owner=self._owner, lease_s=_EDIT_LEASE_S, is_dead=is_dead)
             if held is not None:
                 return held
-            if time.monotonic() > deadline:
+            if self._clock.monotonic() > deadline:
                 raise Conflict(
                     f"endpoint {row.name} is being changed by another command", hint="try again", resource=row.name
                 )
@@ -377,8 +378,11 @@ class Serving:
     def _apply_again(self, row: Row, why: str) -> Row:
         """The same wish once more: changes nothing unless something else has changed underneath."""
         held = self._claimed(row)
+        if _is_leaving(held):
+            self._release(held)
+            return self._runner.drive(row.id)
         change = Change(
-            phase=Phase.APPLYING if held.wish != "delete" else Phase(held.phase),
+            phase=Phase.APPLYING,
             state=EndpointState.UPDATING,
             data=held.data,
             due_at=self._store.now(),
@@ -386,3 +390,8 @@ class Serving:
         )
         self._store.write([Write(row=held, change=change, cause="wish")], lease_s=_EDIT_LEASE_S)
         return self._runner.drive(row.id)
+
+
+def _is_leaving(row: Row) -> bool:
+    """It is being deleted, or is gone: nothing brings it back. Its money is settled, or will be; a new one has its own row."""
+    return row.wish == "delete" or row.phase in (Phase.DELETING, Phase.DELETED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ml_toolbox.base.errors import Bug, ToolboxError
+from ml_toolbox.base.errors import Bug, Throttled, ToolboxError
 from ml_toolbox.domain.endpoints import EndpointStatus
 from ml_toolbox.engine.charges import cost_of
 from ml_toolbox.engine.ledger import Posting, month_of
@@ -39,7 +39,15 @@ class EndpointWorkflow:
         return self._backends(backend_of(row)).observe(row.name)
 
     def observe_many(self, rows: Sequence[Row]) -> Sequence[EndpointStatus | ToolboxError]:
-        return [self._seen(row) for row in rows]
+        seen: list[EndpointStatus | ToolboxError] = []
+        throttled: dict[str, Throttled] = {}
+        for row in rows:
+            # Who is told to come back later does not ask for the next one now.
+            value = throttled.get(backend_of(row)) or self._seen(row)
+            if isinstance(value, Throttled):
+                throttled[backend_of(row)] = value
+            seen.append(value)
+        return seen
 
     def perform(self, row: Row, effect: Effect) -> Any:
         backend = self._backends(backend_of(row))

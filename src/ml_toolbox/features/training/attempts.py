@@ -131,6 +131,14 @@ def billed_s(attempt: Attempt, order: JobOrder, seen: JobObservation, now: float
     return min(max(0.0, (seen.ended_at or now) - seen.started_at), attempt.limit_s + order.overhead_s)
 
 
+def vanished_s(attempt: Attempt, order: JobOrder, last: JobObservation | None, now: float) -> float:
+    """Seconds to pay for when the end itself was never seen: it may have run until just now, and where its start was not seen
+    either, from the moment it was asked for. The ledger must not be below the platform's bill."""
+    since = attempt.submitted_at if last is None or last.started_at is None else last.started_at
+    told = last.billed_s if last is not None and last.billed_s is not None else 0.0
+    return max(told, min(max(0.0, now - since), attempt.limit_s + order.overhead_s))
+
+
 def money_ends_at(attempt: Attempt, order: JobOrder, started_at: float | None) -> float | None:
     """When the job has to be told to stop so that its own cost limit holds, checkpoint included; ``None``: never."""
     if started_at is None or not attempt.limit_s or attempt.limit_s >= order.job.limits.max_duration_s:

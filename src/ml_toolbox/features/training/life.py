@@ -161,10 +161,16 @@ def _creating(row: Row, data: JobData, order: JobOrder, event: Event, now: float
 
 def _resolve(row: Row, data: JobData, order: JobOrder, now: float) -> Decision:
     """Find out whether the resource exists. Repeating the call is as good as looking where a token or name is honoured; a
-    refusal that came after an unknown outcome, and a wish to be rid of it, leave only looking."""
-    repeatable = order.idempotency.kind != "none" and not row.wish and data.failure is None
-    if repeatable:
-        return _change(row, data, Phase(row.phase), row.state, "", effect=SUBMIT)
+    refusal that came after an unknown outcome, and a wish to be rid of it, leave only looking.
+
+    Whoever takes up a call that was begun cannot know when it was sent: its sender held the lease, and may have slept, until
+    just now. So the visibility window begins now, and a refusal of the next call (credentials that have expired meanwhile, a
+    name that is taken - by the resource we do not see yet) must not count as the attempt's certain end.
+    """
+    if row.phase == Phase.SUBMITTING:
+        data = _tried(data, now)
+    if order.idempotency.kind != "none" and not row.wish and data.failure is None:
+        return _change(row, _tried(data, now), Phase.SUBMITTING, row.state, "", effect=SUBMIT)
     look_at = data.attempt.absence.next_look_at(
         now, since=data.attempt.tried_at, window_s=order.idempotency.visibility_window_s
     )
@@ -174,6 +180,12 @@ def _resolve(row: Row, data: JobData, order: JobOrder, now: float) -> Decision:
         said = message if data.problem != message else ""
         return _change(row, waits, Phase.UNKNOWN, row.state, said, due_at=look_at)
     return _change(row, data, Phase.UNKNOWN, row.state, "", effect=LOOK_UP, due_at=now)
+
+
+def _tried(data: JobData, now: float) -> JobData:
+    """A create call may reach the platform as late as now."""
+    attempt = replace(data.attempt, tried_at=now, absence=Absence())
+    return replace(data, attempts=(*data.attempts[:-1], attempt))
 
 
 def _looked_up(row: Row, data: JobData, order: JobOrder, found: list[str], now: float) -> Decision:
@@ -206,16 +218,18 @@ def _created(row: Row, data: JobData, resource: str, message: str, now: float) -
 
 def _not_created(row: Row, data: JobData, order: JobOrder, effect: Effect, error: ToolboxError, now: float) -> Decision:
     is_refusal = isinstance(error, (NoCapacity, *_REFUSALS))
+    is_first = row.phase == Phase.SUBMITTING and data.attempt.tried_at == data.attempt.submitted_at
     is_late = now - data.attempt.submitted_at > SUBMIT_WITHIN_S and data.failure is None
     if effect.name == LOOK_UP.name or not (is_refusal or is_late):
-        throttled = isinstance(error, Throttled) and effect.name == SUBMIT.name
-        return _later(row, data, error, now, Phase(row.phase) if throttled else Phase.UNKNOWN)
+        if effect.name == LOOK_UP.name or (isinstance(error, Throttled) and is_first):
+            return _later(row, data, error, now, Phase(row.phase))
+        return _later(row, _tried(data, now), error, now, Phase.UNKNOWN)
     failure = _refusal(error)
-    certain = row.phase == Phase.SUBMITTING and data.tries == 0 and not is_late
+    certain = is_first and data.tries == 0 and not is_late
     if certain:
         return _never_was(row, data, order, failure, now)
     # An earlier call of this attempt may have had its effect, whatever this one was answered.
-    refused = replace(data, failure=failure, problem=error.message)
+    refused = replace(data if is_refusal else _tried(data, now), failure=failure, problem=error.message)
     return _change(row, refused, Phase.UNKNOWN, row.state, error.message, effect=AGAIN, due_at=now)
 
 
@@ -383,6 +397,7 @@ def _not_found(row: Row, data: JobData, order: JobOrder, now: float) -> Decision
         ),
         started_at=before.started_at if before else None,
         ended_at=now,
+        billed_s=attempts.vanished_s(attempt, order, before, attempt.absence.last_at or now),
         checkpoint=before.checkpoint if before else None,
     )
     return _finished(row, replace(looked, observation=lost), order, lost, now)
@@ -456,6 +471,8 @@ def _missing(row: Row, data: JobData, order: JobOrder, now: float) -> Decision:
     absence = one.absence.noticed(now, since=data.delete_sent_at, window_s=window_s)
     if absence.certain:
         last = data.observation or JobObservation(state=JobState.STOPPED)
+        gone_by = one.absence.last_at or now
+        last = replace(last, billed_s=attempts.vanished_s(one, order, data.observation, gone_by))
         return _deleted_one(row, data, order, last, now)
     kept = (*data.attempts[: data.deleted], replace(one, absence=absence), *data.attempts[data.deleted + 1 :])
     look_at = absence.next_look_at(now, since=data.delete_sent_at, window_s=window_s)

@@ -113,29 +113,8 @@ class Training:
         return Job(self, row_id)
 
     def _insert(self, row_id: str, order: JobOrder) -> None:
-        """Write the intent, with its first attempt's money if there is room for it now, else in line for it."""
-        job, spec, now = order.job, plain(order), self._store.now()
-        waiting = Row(
-            id=row_id,
-            kind=KIND,
-            name=job.name,
-            phase=Phase.WAITING,
-            state=JobState.QUEUED,
-            place=order.backend,
-            scopes=payers(job, order.backend, self._actor),
-            spec=spec,
-            data=plain(JobData(attempts=())),
-            due_at=now,
-            created_at=now,
-            updated_at=now,
-        )
-        data, posting = opened(self._install, row_id, spec, order, JobData(attempts=()), now)
-        try:
-            self._runner.insert(replace(waiting, phase=Phase.SUBMITTING, data=plain(data)), [posting])
-        except BudgetExceeded as error:
-            if not error.waits:
-                raise
-            self._runner.insert(waiting)
+        scopes = payers(order.job, order.backend, self._actor)
+        begin(self._runner, self._store.now(), self._install, row_id, order, scopes)
 
     def get(self, name_or_id: str) -> JobRecord:
         """The job of this id, beginning of an id (8 characters or more), or name (the newest). ``NotFound`` otherwise."""
@@ -300,6 +279,32 @@ class Training:
     def _prune_code(self) -> None:
         rows = self._store.find(KIND, without_phases=(Phase.DELETED,), limit=100_000)
         snapshot.prune(self._code, frozenset(order_of(row).code_sha256 for row in rows))
+
+
+def begin(runner: Runner, now: float, install: str, row_id: str, order: JobOrder, scopes: tuple[str, ...]) -> Row:
+    """Write the intent, with its first attempt's money if there is room for it now, else in line for it."""
+    job, spec = order.job, plain(order)
+    waiting = Row(
+        id=row_id,
+        kind=KIND,
+        name=job.name,
+        phase=Phase.WAITING,
+        state=JobState.QUEUED,
+        place=order.backend,
+        scopes=scopes,
+        spec=spec,
+        data=plain(JobData(attempts=())),
+        due_at=now,
+        created_at=now,
+        updated_at=now,
+    )
+    data, posting = opened(install, row_id, spec, order, JobData(attempts=()), now)
+    try:
+        return runner.insert(replace(waiting, phase=Phase.SUBMITTING, data=plain(data)), [posting])
+    except BudgetExceeded as error:
+        if not error.waits:
+            raise
+        return runner.insert(waiting)
 
 
 class _Looks:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ml_toolbox.base.errors import Bug, Conflict, NotFound, ToolboxError
+from ml_toolbox.base.errors import Bug, Conflict, NotFound, Throttled, ToolboxError
 from ml_toolbox.domain.jobs import JobSpec
 from ml_toolbox.engine.charges import cost_of
 from ml_toolbox.engine.ledger import Posting, month_of
@@ -139,9 +139,16 @@ class JobWorkflow:
         except ToolboxError as error:
             yield from [error] * len(rows)
             return
+        throttled: Throttled | None = None
         for row in rows:
+            if throttled is not None:  # who is told to come back later does not ask for the next one now
+                yield throttled
+                continue
             try:
                 yield backend.observe(_looked_at(row))
+            except Throttled as error:
+                throttled = error
+                yield error
             except ToolboxError as error:
                 yield error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +21,6 @@ from tests.providers.objects.conftest import (
 )
 from tests.unit.features.registry.support import FAULTS, FaultyStore, make_package
 from tests.unit.features.registry.test_faults import QuickClock, on_call
-from tests.unit.features.registry.test_linearizable import State, is_linearizable, record
 
 __all__ = ["azurite", "moto"]  # fixtures
 
@@ -112,11 +110,3 @@ def test_unclear_answers(open_: Open, tmp_path: Path, fault: str) -> None:
     registry = Registry(open_(), actor="check")
     assert [line.action for line in registry.audit("churn")].count("promote") == 2
     assert list(registry.versions("churn", stage="Staging").numbers) == [2, 1]
-
-
-def test_short_histories_are_linearizable(open_: Open, tmp_path: Path) -> None:
-    package = make_package(tmp_path / "p")
-
-    for seed in range(6):
-        history = record(partial(open_, f"/round-{seed}"), package, seed)
-        assert is_linearizable(history, State(last=2)), (seed, history)

@@ -278,3 +278,31 @@ def test_racing_repetitions_of_one_key_make_one_version(store: ObjectStore, pack
     assert len(numbers) == 8
     assert len(set(numbers)) == 1
     assert len(Registry(store, actor="x").versions("churn")) == 9
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_write_that_arrives_late_undoes_nothing_and_is_told_as_it_was(
+    store: ObjectStore, package: Path, place: int
+) -> None:
+    """Our swap times out, arrives before our n-th next request, and somebody else's change follows it at once."""
+    others = Registry(store, actor="others")
+    for _ in range(2):
+        others.register("churn", package)
+    others.set_alias("churn:1", "first")
+    late: list[Callable[[], Any]] = []
+    requests = iter(range(1, 100))
+
+    def fault(method: str, key: str, proceed: Callable[[], Any]) -> Any:
+        if method == "put-IfMatch" and not late:
+            late.append(proceed)
+            raise Unavailable("timed out")
+        if late and key.endswith("head.json") and next(requests) == place:
+            late[0]()
+            others.set_alias("churn:2", "champion")
+        return proceed()
+
+    told = Registry(FaultyStore(store, fault), actor="us", clock=QuickClock()).set_alias("churn:1", "champion")
+    assert told.aliases == ("champion", "first")
+    assert others.get("churn@champion").number == 2
+    moves = [(line.actor, line.version) for line in others.audit("churn") if line.action == "set-alias"]
+    assert moves == [("others", 1), ("us", 1), ("others", 2)]
