@@ -104,6 +104,6 @@ def key_of(by: Group, line: Line, scopes: tuple[str, ...]) -> str:
 
 def month_begin(month: str) -> float:
     """The first moment of ``2026-11`` (UTC). ``Invalid`` for anything but a month."""
-    if re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", month) is None or month.startswith("0000"):
+    if re.fullmatch(r"[0-9]{4}-(0[1-9]|1[0-2])", month) is None or month.startswith("0000"):
         raise Invalid(f"since: {month!r} is not a month", hint="write YYYY-MM, e.g. 2026-11", field="since")
     return datetime(int(month[:4]), int(month[5:]), 1, tzinfo=UTC).timestamp()

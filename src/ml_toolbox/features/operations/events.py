@@ -90,7 +90,7 @@ def follow(events: Events, seq: int, *, pause: Callable[[], bool]) -> Iterator[E
 
 def parse_since(text: str, now: float) -> float:
     """A moment: ``30m``, ``12h``, ``7d`` ago, ``2026-11`` or ``2026-11-20`` (UTC), or an ISO time with its zone."""
-    if ago := re.fullmatch(r"(\d{1,9})([smhd])", text):
+    if ago := re.fullmatch(r"([0-9]{1,9})([smhd])", text):
         return now - float(ago[1]) * _UNITS_S[ago[2]]
     for form in ("%Y-%m-%d", "%Y-%m"):
         try:
