@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_toolbox.base.clock import Clock, SystemClock
-from ml_toolbox.base.errors import Bug, Invalid, NotFound, Unsupported
+from ml_toolbox.base.errors import Bug, Invalid, NotFound, Unavailable, Unsupported
 from ml_toolbox.base.ids import digest, new_ulid
 from ml_toolbox.ports.provider import ENTRY_POINT_GROUP, BackendInfo, Provider, ProviderContext
 
@@ -333,7 +333,7 @@ class Toolbox:
         request = chosen.build(ready, Owner(install=self.install, row="planned", attempt=1))
         most = worst(ready, chosen, request)
         reserved = Reservation(scopes=payers(ready, backend, self.actor), hourly=most.hourly, seconds=most.seconds)
-        said = self.outlook(reserved)
+        said = self._outlook(reserved)
         waits = tuple(f"it would wait in line: {reason}" for reason in said.waits)
         return replace(
             made,
@@ -341,13 +341,17 @@ class Toolbox:
             warnings=(*made.warnings, *waits, *said.warnings),
         )
 
-    def outlook(self, reservation: Reservation) -> Outlook:
+    def _outlook(self, reservation: Reservation) -> Outlook:
         """What the limits say to it. Raises ``BudgetExceeded``, with the arithmetic, when one would refuse it for good."""
-        from ml_toolbox.features.costs import outlook
+        from ml_toolbox.features.costs import Outlook, outlook
 
         if not self.has_state:  # no limit can have been set
             return outlook((), reservation, self.clock.now())
-        return outlook(self.state.limits(), reservation, self.state.now())
+        try:
+            limits, now = self.state.limits(), self.state.now()
+        except Unavailable as error:  # a plan is wanted all the same; submitting asks again, and does not pass it over
+            return Outlook(reserves=(), waits=(), warnings=(f"budgets could not be asked: {error.message}",))
+        return outlook(limits, reservation, now)
 
     def _dataset_version(self, reference: str) -> ResolvedInput:
         """The version that a plan would use, without fetching it."""
