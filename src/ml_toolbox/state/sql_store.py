@@ -184,6 +184,16 @@ class SqlStore:
     def places(self) -> tuple[str, ...]:
         return tuple(line["place"] for line in self._database.read(statements.PLACES, {}))
 
+    def forget_place(self, place: str) -> bool:
+        def body(session: Session) -> bool:
+            if session.rows(statements.LIVING, {"place": place}):
+                return False
+            session.later(statements.FORGET_PLACE, {"place": place})
+            return True
+
+        # Alone, so that no first attempt is just being reserved there.
+        return self._database.write(body, posting="alone")
+
     # -- the books ----------------------------------------------------------------------------------------------------
 
     def limits(self) -> tuple[Limit, ...]:

@@ -108,7 +108,13 @@ class Simulation:
         self.began = self.time.at
         self.store = MemoryStore(self.time)
         self.cloud = Cloud(
-            self.profile, self.random, self.time, place=PLACE, point=self._point, caller=self._caller_name, holds=self._holds
+            self.profile,
+            self.random,
+            self.time,
+            place=PLACE,
+            point=self._point,
+            caller=self._caller_name,
+            holds=self._holds,
         )
         hourly = HOURLY if self.profile.priced else 0
         jobs = (SimulatedJobsAtOnce if self.profile.at_once else SimulatedJobs)(self.cloud, hourly=hourly)
