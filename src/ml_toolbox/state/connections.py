@@ -45,6 +45,10 @@ class Connections(Generic[C]):
             raise
         self._take_back(connection)
 
+    def has_idle(self) -> bool:
+        """Whether the next one lent may have lain idle; another thread may take it first."""
+        return bool(self._idle)
+
     def forget(self) -> None:
         """Close the idle connections: what broke one has probably broken all."""
         _close_all(self._idle)

@@ -116,12 +116,12 @@ class SqlStore:
     ) -> tuple[Row, ...]:
         def body(session: Session) -> tuple[Row, ...]:
             holders = session.rows(statements.HOLDERS, {"now": session.now, "due_before": due_before})
-            dead = [line["lease_owner"] for line in holders if is_dead(line["lease_owner"])]
+            gone = [line["lease_owner"] for line in holders if is_dead(line["lease_owner"])]
             values = {
                 "kinds": list(kinds),
                 "due_before": due_before,
                 "now": session.now,
-                "dead": dead,
+                "free": ["", *gone],
                 "limit": limit,
             }
             found = session.rows(statements.CLAIMABLE, values)

@@ -93,7 +93,7 @@ class _Session:
 
     def rows(self, statement: str, values: Values) -> Sequence[Mapping[str, Any]]:
         # Fetched to the end: a statement left half-read would hold its snapshot, and with it the log from being shortened.
-        return self._connection.execute(_in_own_words(statement), _flat(values)).fetchall()  # type: ignore[return-value]
+        return self._connection.execute(_in_own_words(statement), _flat(values)).fetchall()
 
     def count(self, statement: str, values: Values) -> int:
         return self._connection.execute(_in_own_words(statement), _flat(values)).rowcount

@@ -51,7 +51,7 @@ WHERE lease_owner <> '' AND lease_until > :now AND due_at <= :due_before"""
 
 # The kind is compared as an expression, which no index serves: the one on `due_at` gives the order, and ends at the limit.
 CLAIMABLE = f"""{_WORK}
-WHERE due_at <= :due_before AND kind || '' IN :kinds AND (lease_until <= :now OR lease_owner IN :dead)
+WHERE due_at <= :due_before AND kind || '' IN :kinds AND (lease_until <= :now OR lease_owner IN :free)
 ORDER BY due_at, id LIMIT :limit FOR UPDATE SKIP LOCKED"""
 
 CLAIM = """

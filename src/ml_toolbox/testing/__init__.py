@@ -12,5 +12,5 @@ if "pytest" in sys.modules:
     # The suites' asserts then show their values, as those in a test file do. Named one by one: this package itself is
     # loaded already, and `clock` and friends hold no asserts.
     sys.modules["pytest"].register_assert_rewrite(
-        *(f"{__name__}.{suite}" for suite in ("endpoints", "jobs", "metrics", "objects", "secrets"))
+        *(f"{__name__}.{suite}" for suite in ("endpoints", "jobs", "metrics", "objects", "secrets", "state"))
     )

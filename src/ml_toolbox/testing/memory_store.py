@@ -111,7 +111,7 @@ class MemoryStore:
                 for row in self._rows.values()
                 if row.due_at is not None and row.due_at <= due_before and row.kind in kinds
             ]
-            due.sort(key=lambda row: row.due_at or 0.0)
+            due.sort(key=lambda row: (row.due_at or 0.0, row.id))
             claimed: list[Row] = []
             for row in due:
                 if len(claimed) == limit:
@@ -201,8 +201,8 @@ class MemoryStore:
         return claimed
 
     def _written(self, write: Write, lease_s: float) -> Written:
-        held = self._rows[write.row.id]
-        if held.lease_token != write.row.lease_token:
+        held = self._rows.get(write.row.id)
+        if held is None or held.lease_token != write.row.lease_token:
             return None
         now, change, after = self.now(), write.change, held
         if change is not None:
