@@ -36,14 +36,16 @@ from typing import IO, Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from tests.postgres import binaries, started  # noqa: E402
+
 from ml_toolbox.base.ids import new_ulid  # noqa: E402
 from ml_toolbox.engine.charges import Charge, reserve, settle  # noqa: E402
 from ml_toolbox.engine.ledger import Posting  # noqa: E402
+from ml_toolbox.engine.pacing import Pacer  # noqa: E402
 from ml_toolbox.engine.rows import Change, Row  # noqa: E402
 from ml_toolbox.engine.runner import Runner  # noqa: E402
 from ml_toolbox.engine.store import Store  # noqa: E402
 from ml_toolbox.engine.workflow import Claimed, Decision, Done, Effect, Event, Inserted  # noqa: E402
-from tests.postgres import binaries, started  # noqa: E402
 
 DBOS = "dbos==3.4.*"
 WORKERS = 16
@@ -157,6 +159,13 @@ class FourSteps:
         return effect.arguments["number"]
 
 
+class Unpaced(Pacer):
+    """These steps call no platform that would have to be spared."""
+
+    def wait(self, key: str, calls: int = 1) -> float:
+        return 0.0
+
+
 def new_row(now: float, *, hangs: bool = False) -> tuple[Row, tuple[Posting, ...]]:
     charge, posting = reserve(1, hourly=360_000, seconds=3600.0, now=now)
     kept = {"hourly": charge.hourly, "held": charge.held, "month": charge.month, "open": True}
@@ -180,14 +189,14 @@ def own_worker(place: str, release: Path) -> None:
 
     store = open_store(place)
     workflow = FourSteps(release)
-    runner = Runner(store, [workflow])
+    runner = Runner(store, [workflow], pacer=Unpaced())
     store.set_limit("all", "cost", "", 10**15)
     executor = ThreadPoolExecutor(WORKERS)
     wake = threading.Event()
 
     def drive() -> None:
         while True:
-            if not runner.tick(executor=executor):
+            if not runner.tick(executor=executor, linger_s=0.05):
                 wake.wait(0.1)
                 wake.clear()
 
@@ -408,9 +417,7 @@ def ratios(found: list[Contestant]) -> list[str]:
     """Of each round by itself, since its contestants met the same machine."""
     lines = []
     for ours, theirs in zip(found[::2], found[1::2], strict=True):
-        each = sorted(
-            mine["rate"] / other["rate"] for mine, other in zip(ours.results, theirs.results, strict=True)
-        )
+        each = sorted(mine["rate"] / other["rate"] for mine, other in zip(ours.results, theirs.results, strict=True))
         lines.append(
             f"- {ours.database}: {statistics.median(each):.1f} times DBOS's workflows a second"
             f" ({each[0]:.1f} to {each[-1]:.1f} in single rounds)"
@@ -419,33 +426,25 @@ def ratios(found: list[Contestant]) -> list[str]:
 
 
 def page(found: list[Contestant], options: argparse.Namespace) -> str:
-    lines = int(found[0].results[0]["lines"])
-    return "\n".join(
-        [
-            "# The durable loop",
-            "",
-            f"`python benchmarks/engine.py --rounds {options.rounds}` on {platform.system()}, {os.cpu_count()} cores,",
-            f"Python {platform.python_version()}; load averages at the end"
-            f" {', '.join(f'{load:.1f}' for load in os.getloadavg())}. Medians (smallest to largest) of {options.rounds}"
-            " interleaved rounds.",
-            "",
-            f"{options.workflows} workflows of {STEPS} durable steps that do nothing, {WORKERS} at a time, put into the queue one"
-            " by one, each durably; the time runs from",
-            "the first put to the last recorded end. ML Toolbox writes what it writes for a job: "
-            f"{lines} lines of history for each workflow, its reservation and its",
-            "settlement in the ledger, against a budget. DBOS writes its step results; its queue is polled ten times a second"
-            " (its default is once), its SQLite",
-            "file is in WAL mode. *One workflow*: in the calling process, made, driven and ended, each step durable."
-            f" *Recovery*: {WORKERS} workflows hang in",
-            "their second step, their process is killed; the time from the start of the next one until all have ended."
-            " *CPU* counts the worker, not the server.",
-            "",
-            *table(found),
-            "",
-            *ratios(found),
-            "",
-        ]
-    )
+    lines = found[0].results[0]["lines"]
+    loads = ", ".join(f"{load:.1f}" for load in os.getloadavg())
+    text = f"""
+# The durable loop
+
+`python benchmarks/engine.py --rounds {options.rounds}` on {platform.system()}, {os.cpu_count()} cores,
+Python {platform.python_version()}; load averages at the end {loads}.
+Medians (smallest to largest) of {options.rounds} interleaved rounds.
+
+{options.workflows} workflows of {STEPS} durable steps that do nothing, {WORKERS} at a time, put into the queue one by one,
+each durably; the time runs from the first put to the last recorded end. ML Toolbox writes what it writes for a job:
+{lines:.0f} lines of history for each workflow, its reservation and its settlement in the ledger, against a budget.
+DBOS writes its step results; its queue is polled ten times a second (its default is once), its SQLite file is in WAL mode.
+
+*One workflow*: made, driven and ended in the calling process, each step durable. *CPU* is the worker's, without the server's.
+*Recovery*: {WORKERS} workflows hang in their second step, their process is killed; the time from the start of the next process
+until all have ended.
+"""
+    return "\n".join([text.lstrip(), *table(found), "", *ratios(found), ""])
 
 
 def main() -> None:
@@ -458,7 +457,8 @@ def main() -> None:
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        return own_worker(options.worker[0], Path(options.worker[1]))
+        own_worker(options.worker[0], Path(options.worker[1]))
+        return
     if options.quick:
         options.rounds, options.workflows = 1, 100
     with contextlib.ExitStack() as stack:
