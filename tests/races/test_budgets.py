@@ -87,7 +87,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.mark.lengthy
 @pytest.mark.timeout(300)
 def test_no_budget_is_passed_by_16_processes(place: str) -> None:
-    raced(place, 5_000)
+    raced(place, 10_000)
 
 
 @pytest.mark.slow

@@ -207,6 +207,12 @@ def test_a_user_without_rights_is_denied(own_server: Server) -> None:
         open_store(own_server.url.replace("mlt:", "guest:"))
 
 
+def test_a_server_that_is_too_old_is_said_so(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "_OLDEST", 990_000)
+    with pytest.raises(Unsupported, match="PostgreSQL"):
+        open_store(postgres_url)
+
+
 def test_a_value_that_does_not_fit_is_invalid(store: PostgresStore) -> None:
     with pytest.raises(Invalid, match="22001"):
         store.insert(row(name="x" * 1000))

@@ -35,12 +35,12 @@ def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
     connection.close()
 
 
-def parameters(statement: str) -> dict[str, Any]:
-    return {name: [] if name in LISTS else 1 for name in re.findall(r":(\w+)", statement)}
+def parameters(statement: str, value: Any = None) -> dict[str, Any]:
+    return {name: [] if name in LISTS else value for name in re.findall(r":(\w+)", statement)}
 
 
 def for_sqlite(statement: str) -> tuple[str, dict[str, Any]]:
-    return sqlite._in_own_words(statement), sqlite._flat(parameters(statement))
+    return sqlite._in_own_words(statement), sqlite._flat(parameters(statement, 1))
 
 
 @pytest.mark.parametrize("name", STATEMENTS)

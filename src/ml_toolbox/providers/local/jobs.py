@@ -25,6 +25,7 @@ from ml_toolbox.ports.provider import ProviderContext
 from ml_toolbox.providers.local import environments, supervisors
 from ml_toolbox.providers.local.lacks import JOBS as LACKS
 from ml_toolbox.providers.local.machine import Machine, this_machine
+from ml_toolbox.providers.local.price import price_per_hour
 from ml_toolbox.runtime import dialects, folder
 from ml_toolbox.runtime.ending import FINAL_STATES, record_lost
 from ml_toolbox.runtime.job import Layout, Places, RuntimeJob, create_json, read_json, write_json
@@ -40,6 +41,7 @@ class LocalJobBackend:
 
     Args:
         context: ``settings["max_concurrent_jobs"]`` says how many run at once (default: one per core); more wait in line.
+            ``settings["price_per_hour"]`` is what a job's hour costs (default: nothing).
         machine: what to plan with; default: what this machine has.
     """
 
@@ -56,6 +58,7 @@ class LocalJobBackend:
                 f"max_concurrent_jobs must be a whole number from 1, not {limit!r}", field="max_concurrent_jobs"
             )
         self._limit = limit
+        self._price = price_per_hour(context.settings)
 
     def refuses(self, spec: JobSpec) -> str | None:
         wanted, machine = spec.resources, self._machine
@@ -81,6 +84,7 @@ class LocalJobBackend:
                 memory_gib=self._machine.memory_gib,
                 accelerator=gpus.kind,
                 accelerator_count=gpus.count,
+                price_hourly=self._price,
             ),
         )
 

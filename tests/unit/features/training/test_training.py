@@ -274,6 +274,20 @@ def test_the_sources_are_frozen_at_submit(scene: Scene) -> None:
     assert scene.submit().record.code_sha256 != job.record.code_sha256
 
 
+def test_waiting_ends_when_the_job_is_deleted_meanwhile(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = scene.submit()
+    deletions = iter([job.delete])
+
+    def sleep(seconds: float) -> None:
+        scene.clock.advance(seconds)
+        for delete in deletions:
+            delete()
+
+    monkeypatch.setattr(scene.clock, "sleep", sleep)
+    with pytest.raises(NotFound, match="was deleted before it ended"):
+        job.wait(timeout_s=60)
+
+
 def test_wait_gives_up_in_time(scene: Scene) -> None:
     job = scene.submit()
     with pytest.raises(NotYet, match="still running"):

@@ -1,0 +1,493 @@
+"""One run: workflows, workers that are killed and stopped, a cloud that does its worst, and what must hold afterwards.
+
+``python -m tests.kills.driver --seed 7 --state sqlite --cloud none --workers 2`` does one and says what it did; ``--matrix`` does
+every combination. Which blow falls when is drawn from the seed; where it hits is up to real processes, so a seed that found
+something finds it often, not always.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from ml_toolbox.engine.rows import Row, Wish
+from ml_toolbox.testing.simulator.invariants import Evidence, Existed, LimitSet, Violation, check
+from ml_toolbox.testing.simulator.cloud import Call
+from tests.kills.adapter import PLACE, Calls
+from tests.kills.cloud import HOURLY, Order
+from tests.kills.processes import Client, Worker, pretended_cloud
+from tests.kills.setting import INSTALL, LEASE_S, Class, Parts, Planned, Setting, labels, limits, plan
+from tests.postgres import started
+from tests.simulation.binding import Toolbox
+
+END_S = 150.0
+"""Within which everything must end by itself once no more blows fall."""
+CALM_S = 45.0
+"""After this much of it the cloud answers what it is asked: a call that fails a dozen times in a row would be waited for long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What is tried."""
+
+    seed: int
+    state: str
+    """``sqlite`` or ``postgres``."""
+    kind: Class
+    workers: int
+    elsewhere: bool = False
+    workflows: int = 200
+    kills: int = 20
+    stops: int = 5
+
+    @property
+    def name(self) -> str:
+        hosts = " on two hosts" if self.elsewhere else ""
+        return f"{self.state}, class {self.kind}, {self.workers} worker{'s' * (self.workers > 1)}{hosts}, seed {self.seed}"
+
+    @property
+    def command(self) -> str:
+        words = f"--seed {self.seed} --state {self.state} --cloud {self.kind} --workers {self.workers}"
+        sizes = f"--workflows {self.workflows} --kills {self.kills} --stops {self.stops}"
+        return f"python -m tests.kills.driver {words} {sizes}{' --elsewhere' * self.elsewhere}"
+
+
+@dataclass(slots=True, kw_only=True)
+class Report:
+    """What happened, and what was wrong with it."""
+
+    trial: Trial
+    kills: int = 0
+    at_points: int = 0
+    """How many of the kills fell at a named crash point."""
+    stops: int = 0
+    faults: int = 0
+    calls: int = 0
+    created: int = 0
+    doubled: int = 0
+    """Attempts that had more than one resource."""
+    extra: int = 0
+    """Resources beyond the first of their attempt."""
+    collected: int = 0
+    seconds: float = 0.0
+    restarts_s: list[float] = field(default_factory=list)
+    takeovers_s: list[float] = field(default_factory=list)
+    """From the blow until the last of the victim's rows was another's."""
+    states: dict[str, int] = field(default_factory=dict)
+    violations: list[Violation] = field(default_factory=list)
+
+    HEAD = (
+        "| state | class | workers | seed | kills (at a point) / stops | faults | calls | duplicates (extra) | orphans | lost "
+        "| double records | collected | violations | seconds | restart s median (max) | takeover s median (max) |"
+    )
+
+    def row(self) -> str:
+        trial, broken = self.trial, [violation.promise for violation in self.violations]
+        orphans, lost = broken.count("no_orphan"), broken.count("nothing_is_lost") + broken.count("every_row_ends")
+        twice = broken.count("one_end") + broken.count("one_version") + broken.count("ledger_balances")
+        cells = (
+            trial.state,
+            trial.kind,
+            f"{trial.workers}{' apart' * trial.elsewhere}",
+            trial.seed,
+            f"{self.kills} ({self.at_points}) / {self.stops}",
+            self.faults,
+            self.calls,
+            f"{self.doubled} ({self.extra})",
+            orphans,
+            lost,
+            twice,
+            self.collected,
+            len(self.violations),
+            f"{self.seconds:.1f}",
+            _median(self.restarts_s),
+            _median(self.takeovers_s),
+        )
+        return f"| {' | '.join(map(str, cells))} |"
+
+    def assert_clean(self) -> None:
+        found = "\n".join(map(str, self.violations[:40]))
+        assert not self.violations, f"{self.trial.name}: {len(self.violations)} broken promises\n{found}\n{self.trial.command}"
+
+
+def _median(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({max(values):.2f})" if values else "-"
+
+
+class Run:
+    """One trial, on a state that is empty."""
+
+    def __init__(self, trial: Trial, state: str, folder: Path) -> None:
+        self.trial, self.folder = trial, folder
+        self.random = Random(trial.seed)
+        self.report = Report(trial=trial)
+        self._state = state
+        self._lives = 0
+        self._workers: list[Worker] = []
+        self._past: list[Worker] = []
+        self._submitted: list[str] = []
+        self._refused: set[str] = set()
+        self._wishes: dict[str, Wish] = {}
+        self._held: list[tuple[float, str, frozenset[str]]] = []
+        """Blows whose victims' rows are not taken over yet: when, whose, which."""
+        self._over = threading.Event()
+
+    def run(self) -> Report:
+        trial, began = self.trial, time.monotonic()
+        order = Order(seed=trial.seed, kind=trial.kind, tells_billing=self.random.random() < 0.5)
+        with pretended_cloud(order, self.folder) as port:
+            self.setting = Setting(
+                seed=trial.seed,
+                state=self._state,
+                port=port,
+                kind=trial.kind,
+                elsewhere=trial.elsewhere,
+                at_once=self.random.random() < 0.5,
+            )
+            self._run(Calls(port))
+        self.report.seconds = time.monotonic() - began
+        return self.report
+
+    def _run(self, cloud: Calls) -> None:
+        self.parts = Parts(self.setting)
+        self._labels = labels(self.parts.workflow)
+        self.planned = plan(self.trial.seed, self.trial.workflows, time.time())
+        self._limits = limits(self.planned, self.trial.kind)
+        for limit in self._limits:
+            self.parts.store.set_limit(*limit)
+        _make_foreign(cloud)
+        self._client = Client(self.setting, self.folder, self._answered)
+        self._client.start()
+        watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
+        watcher.start()
+        try:
+            self._workers = [self._born(armed=True) for _ in range(self.trial.workers)]
+            self._blows()
+            self._settle(cloud)
+            self._finish(cloud)
+        finally:
+            self._over.set()
+            watcher.join(30)
+            self._client.end()
+            for worker in self._workers:
+                worker.kill()
+            self.parts.store.close()
+
+    # -- blows --------------------------------------------------------------------------------------------------------
+
+    def _blows(self) -> None:
+        trial, random = self.trial, self.random
+        blows = ["kill"] * trial.kills + ["stop"] * trial.stops
+        random.shuffle(blows)
+        waiting = list(self.planned)
+        for number, blow in enumerate(blows):
+            share = -(-len(waiting) // (len(blows) - number))
+            for planned in waiting[:share]:
+                self._client.ask("submit", planned, after_s=random.random())
+            del waiting[:share]
+            slot = random.randrange(trial.workers)
+            if blow == "stop":
+                self._stop(slot)
+            elif self.report.kills >= trial.kills:
+                continue  # they died of themselves, at their points
+            elif random.random() < 0.12 and self._client.kill():
+                self.report.kills += 1
+                time.sleep(0.3)
+            else:
+                self._kill(slot)
+            self._replace_dead()
+
+    def _kill(self, slot: int) -> None:
+        worker = self._workers[slot]
+        worker.wait_until_up()
+        armed = worker.fatal != ":0"
+        deadline = time.monotonic() + (1.5 if armed else 0.05 + 0.55 * self.random.random())
+        while worker.process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        if worker.process.poll() is None:
+            worker.kill()
+        self._replace_dead()
+
+    def _stop(self, slot: int) -> None:
+        """Longer than the lease, then on from where it stood."""
+        worker = self._workers[slot]
+        worker.wait_until_up()
+        time.sleep(0.05 + 0.55 * self.random.random())
+        if worker.process.poll() is not None:
+            return
+        owner = worker.owner
+        worker.send(signal.SIGSTOP)
+        worker.was_stopped = True
+        self.report.stops += 1
+        self._note(owner)
+        pause_s = LEASE_S * (1.2 + 0.8 * self.random.random())
+        if self.trial.workers == 1:
+            time.sleep(pause_s)
+            worker.send(signal.SIGCONT)
+        else:
+            timer = threading.Timer(pause_s, worker.send, [signal.SIGCONT])
+            timer.daemon = True
+            timer.start()
+
+    def _replace_dead(self) -> None:
+        for slot, worker in enumerate(self._workers):
+            if worker.process.poll() is not None:
+                self.report.kills += 1
+                self.report.at_points += bool(worker.lines("dies"))
+                self._note(worker.owner)
+                self._past.append(worker)
+                self._workers[slot] = self._born(armed=self.random.random() < 0.5)
+
+    def _born(self, *, armed: bool) -> Worker:
+        self._lives += 1
+        fatal = f"{self.random.choice(self._labels)}:{self.random.randint(1, 3)}" if armed else ":0"
+        return Worker(self.setting, self.folder, self._lives, fatal)
+
+    # -- recovery -----------------------------------------------------------------------------------------------------
+
+    def _note(self, owner: str) -> None:
+        """Somebody was hit just now: watch what becomes of the rows it holds."""
+        at = time.monotonic()
+        rows = frozenset(row.id for row in self._rows() if owner and row.lease_owner == owner)
+        if rows and (self.trial.workers > 1):
+            self._held.append((at, owner, rows))
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.1):
+            if not self._held:
+                continue
+            owners = {row.id: row.lease_owner for row in self._rows()}
+            for entry in list(self._held):
+                at, owner, rows = entry
+                if not any(owners[row_id] == owner for row_id in rows):
+                    self.report.takeovers_s.append(time.monotonic() - at)
+                    self._held.remove(entry)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _answered(self, what: str, planned: Planned, answer: str) -> None:
+        if what == "wish":
+            self._wishes[planned.row] = planned.wish
+        elif answer == "refused":
+            self._refused.add(planned.row)
+        else:
+            self._submitted.append(planned.row)
+            if planned.wish:
+                self._client.ask("wish", planned, after_s=planned.wish_after_s)
+
+    def _settle(self, cloud: Calls) -> None:
+        """No more blows: everything must end by itself."""
+        for slot, worker in enumerate(self._workers):  # these may be told to die somewhere
+            if worker.fatal == ":0":
+                continue
+            worker.kill()
+            self._past.append(worker)
+            self._workers[slot] = self._born(armed=False)
+        began, is_calm = time.monotonic(), False
+        while time.monotonic() < began + END_S:
+            if not is_calm and time.monotonic() > began + CALM_S:
+                cloud.call("POST", "/control/calm")
+                is_calm = True
+            if self._client.is_idle and all(_rests(row) for row in self._rows()):
+                return
+            time.sleep(0.25)
+
+    def _finish(self, cloud: Calls) -> None:
+        self._over.set()
+        for worker in self._workers:
+            if worker.process.poll() is not None:
+                self._defect("a worker ended by itself", worker.errors.read_text())
+            worker.kill()
+        self._past += self._workers
+        cloud.call("POST", "/control/calm")
+        clean, deadline = 0, time.monotonic() + 30.0
+        while clean < 2 and time.monotonic() < deadline:
+            comparison = self.parts.collector.collect()
+            clean = 0 if comparison.strays or comparison.unseen else clean + 1
+            time.sleep(self.setting.lag_s)
+        self._judge(cloud.call("POST", "/control/books"))
+
+    def _defect(self, promise: str, detail: str) -> None:
+        self.report.violations.append(Violation(promise.replace(" ", "_"), detail))
+
+    def _judge(self, books: dict[str, Any]) -> None:
+        report, store = self.report, self.parts.store
+        evidence = self._evidence(books)
+        # Threads have calls under way when one of them is told to come back later: see `_sooner_than_told`.
+        report.violations += [one for one in check(evidence) if one.promise != "retry_after_obeyed"]
+        report.violations += [Violation("as_planned", detail) for detail in self._unplanned(evidence)]
+        for worker in self._past:
+            if worker.restart_s is not None and not worker.was_stopped:
+                report.restarts_s.append(worker.restart_s)
+            if worker.process.returncode != -signal.SIGKILL:
+                self._defect("killed and nothing else", f"{worker.process.returncode}: {worker.errors.read_text()}")
+            for line in worker.lines("error"):
+                self._defect("a round raises nothing", line["message"])
+        for code in self._client.deaths:
+            if code != -signal.SIGKILL:
+                self._defect("a command fails cleanly", (self.folder / "client.err").read_text())
+        report.faults, report.calls = sum(books["faults"].values()), len(books["calls"])
+        made: dict[tuple[str, int], int] = {}
+        for one in evidence.ours():
+            made[one.owner] = made.get(one.owner, 0) + 1
+        report.created = sum(made.values())
+        report.doubled = sum(count > 1 for count in made.values())
+        report.extra = sum(count - 1 for count in made.values())
+        report.collected = sum(line.posting.kind == "collect" for line in evidence.lines)
+        for row in self._rows():
+            report.states[row.phase if row.phase == "deleted" else row.state] = (
+                report.states.get(row.phase if row.phase == "deleted" else row.state, 0) + 1
+            )
+        if report.violations:
+            (self.folder / "books.json").write_text(json.dumps(books))
+            histories = {row.id: [str(step) for step in store.history(row.id)] for row in self._rows()}
+            (self.folder / "histories.json").write_text(json.dumps(histories, indent=1))
+
+    def _evidence(self, books: dict[str, Any]) -> Evidence:
+        store, rows = self.parts.store, self._rows()
+        return Evidence(
+            install=INSTALL,
+            now=books["now"],
+            classes={PLACE: self.trial.kind},
+            resources=[_existed(job) for job in books["jobs"]],
+            calls=[
+                Call(at, by, PLACE, operation, target, answer) for at, by, operation, target, answer in books["calls"]
+            ],
+            rows=[Toolbox().view(row) for row in rows],
+            histories={row.id: store.history(row.id) for row in rows},
+            lines=_all_lines(self.parts),
+            limits=store.limits(),
+            limits_set=[LimitSet(0, *limit) for limit in self._limits],
+            submitted=self._submitted,
+            wishes=self._wishes,
+            registered=[(job, version) for job, version in books["versions"]],
+        )
+
+    def _unplanned(self, evidence: Evidence) -> Iterator[str]:
+        """Workflows that did not become what their fate and their user make of them."""
+        rows = {view.row.id: view.row for view in evidence.rows}
+        for planned in self.planned:
+            row = rows.get(planned.row)
+            if planned.row in self._refused:
+                if "project:short" not in planned.scopes:
+                    yield f"{planned.row} was refused"
+                continue
+            if row is None:
+                yield f"{planned.row} was never written"
+                continue
+            told = "deleted" if row.phase == "deleted" else row.state
+            if told not in _possible(planned):
+                last = evidence.histories[row.id][-1].message
+                yield f"{planned.row} ({planned.fate}, {planned.wish or 'no wish'}) is {told}: {last}"
+
+    def _rows(self) -> tuple[Row, ...]:
+        return self.parts.store.find("job", limit=100_000)
+
+
+def _possible(planned: Planned) -> set[str]:
+    if planned.wish == "delete":
+        return {"deleted"}
+    ends = {"ok": "succeeded", "preempted": "succeeded", "fails": "failed", "long": "failed"}
+    possible = {ends[planned.fate]}
+    if planned.wish == "stop":
+        possible.add("stopped")
+    if "project:short" in planned.scopes:
+        possible.add("failed")  # its next attempt was refused
+    return possible
+
+
+def _rests(row: Row) -> bool:
+    return row.ended_at is not None and (row.wish != "delete" or row.phase == "deleted")
+
+
+def _existed(job: dict[str, Any]) -> Existed:
+    return Existed(kind="job", place=PLACE, hourly=HOURLY, **job)
+
+
+def _all_lines(parts: Parts) -> tuple[Any, ...]:
+    found: list[Any] = []
+    while more := parts.store.lines(after=found[-1].seq if found else 0):
+        found += more
+    return tuple(found)
+
+
+def _make_foreign(cloud: Calls) -> None:
+    """Others use the account too; one is a copy of this installation that took another name."""
+    for number, install in enumerate(("killed2", "there")):
+        tags = {"mlt:install": install, "mlt:owner": "01" + "0" * 24, "mlt:attempt": "1", "mlt:expires-at": "start+1s"}
+        name = f"mlt-{install}-job-{number}-a1"
+        asked = {"name": name, "token": name, "body": {"command": ["train", "long"]}, "tags": tags, "max_run_s": 1e6}
+        cloud.call("POST", "/control/foreign", asked)
+
+
+def try_once(trial: Trial, folder: Path, postgres_url: str = "") -> Report:
+    """One trial in an empty folder. ``postgres_url``: an empty place there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return Run(trial, postgres_url if trial.state == "postgres" else str(folder / "state.db"), folder).run()
+
+
+MATRIX = tuple(
+    Trial(seed=0, state=state, kind=kind, workers=workers, elsewhere=apart)  # type: ignore[arg-type] # the literals
+    for state in ("sqlite", "postgres")
+    for kind in ("token", "name", "none")
+    for workers, apart in ((1, False), (2, False), (2, True))
+    if not (apart and state == "sqlite")  # one file is on one host
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=1, help="this many, from --seed on")
+    parser.add_argument("--matrix", action="store_true", help="every combination")
+    parser.add_argument("--state", choices=("sqlite", "postgres"), default="sqlite")
+    parser.add_argument("--cloud", choices=("token", "name", "none"), default="token")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--elsewhere", action="store_true", help="the workers are on different hosts")
+    parser.add_argument("--workflows", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--stops", type=int, default=5)
+    asked = parser.parse_args()
+    one = Trial(seed=0, state=asked.state, kind=asked.cloud, workers=asked.workers, elsewhere=asked.elsewhere)
+    trials = [
+        replace(trial, seed=seed, workflows=asked.workflows, kills=asked.kills, stops=asked.stops)
+        for seed in range(asked.seed, asked.seed + asked.seeds)
+        for trial in (MATRIX if asked.matrix else (one,))
+    ]
+    sys.exit(_all(trials))
+
+
+def _all(trials: list[Trial]) -> int:
+    servers = started(durable=True) if any(trial.state == "postgres" for trial in trials) else None
+    server = next(servers) if servers else None
+    print(Report.HEAD, "|" + "---|" * (Report.HEAD.count("|") - 1), sep="\n", flush=True)
+    broken = 0
+    try:
+        for trial in trials:
+            folder = Path(tempfile.mkdtemp(prefix="mlt-kills-"))
+            report = try_once(trial, folder, server.new_schema() if server else "")
+            print(report.row(), flush=True)
+            for violation in report.violations:
+                print(f"  {violation}", flush=True)
+            if report.violations:
+                broken += 1
+                print(f"  {trial.command}   (books and histories: {folder})", flush=True)
+    finally:
+        if servers:
+            servers.close()  # type: ignore[attr-defined] # a generator
+    return bool(broken)
+
+
+if __name__ == "__main__":
+    main()
