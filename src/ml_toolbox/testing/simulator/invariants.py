@@ -282,13 +282,21 @@ def resources_are_their_own(evidence: Evidence) -> Iterator[str]:
 
 
 def charged_once(evidence: Evidence) -> Iterator[str]:
-    """What an attempt has paid for is not paid for again as a stray, and no stray twice."""
+    """What an attempt has paid for in full is not paid for again as a stray, and no stray twice."""
+    made = {one.id: one for one in evidence.ours()}
     known = {held.resource for view in evidence.rows for held in view.held}
-    strays = Counter(line.posting.reason for line in evidence.lines if line.posting.kind == "collect")
-    for reason, times in strays.items():
-        resource = reason.removeprefix("stray ")
-        if resource in known:
-            yield f"{resource} was charged to its attempt and as a stray"
+    settled = {
+        (line.work_id, line.posting.attempt): line.at for line in evidence.lines if line.posting.kind == "settle"
+    }
+    strays = [line for line in evidence.lines if line.posting.kind == "collect"]
+    for line in strays:
+        resource = line.posting.reason.removeprefix("stray ")
+        one = made.get(resource)
+        if one is None or one.kind != "job" or resource not in known or not line.posting.spent:
+            continue
+        if min(one.ended_at, one.gone_at) <= settled.get(one.owner, 0.0):
+            yield f"{resource} was charged to its attempt and {line.posting.spent} again as a stray"
+    for reason, times in Counter(line.posting.reason for line in strays).items():
         if times > 1:
             yield f"{reason} was charged {times} times"
 
