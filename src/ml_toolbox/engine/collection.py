@@ -150,9 +150,9 @@ class Collector:
         return answer
 
     def _strays(self, kind: Collectable, place: str) -> list[Stray]:
+        now = self._store.now()  # what the list shows is judged by when it was asked for, however long we slept since
         listed = self._paced(place, lambda: list(kind.resources(place)))
         crash_point("collect:listed:before:compare")
-        now = self._store.now()
         return [stray for resource, tags in listed for stray in self._judged(kind, place, resource, tags, now)]
 
     def _judged(
