@@ -47,7 +47,7 @@ def _many(arguments: argparse.Namespace) -> int:
 
     def progress(totals: Totals) -> None:
         now = time.monotonic()
-        if now - told[0] >= 1.0:
+        if now - told[0] >= 1.0 and sys.stderr.isatty():
             told[0] = now
             rate = totals.schedules / (now - began)
             print(f"\r{totals} ({rate:,.0f}/s)", end="", file=sys.stderr, flush=True)
@@ -55,7 +55,6 @@ def _many(arguments: argparse.Namespace) -> int:
     seeds = range(arguments.first, arguments.first + arguments.count)
     totals = run_many(seeds, Toolbox, processes=arguments.processes, progress=progress)
     took = time.monotonic() - began
-    print(file=sys.stderr)
     print(f"{totals}")
     for kind, number in sorted(totals.by_class.items()):
         print(f"  class {kind}: {number:,} schedules, {totals.strays_by_class[kind]:,} strays")

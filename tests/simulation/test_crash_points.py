@@ -1,7 +1,7 @@
 """Every crash point is died at, once and twice, in a story in which it matters; the points come from the code.
 
-The runner's, the comparison's and the store's points are died at here, by an exception that nothing catches. Those inside the local
-backend need a real process, and are in ``tests/crash``.
+The runner's, the comparison's and the store's points are died at here, by an exception that nothing catches. Those inside
+the local backend need a real process, and are in ``tests/crash``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -26,14 +27,12 @@ from tests.simulation.scripts import SCRIPTS
 KILLED_IN = ("providers.local.jobs", "state.sql_store", "state.sqlite")
 """Modules whose points real processes are killed at, by ``tests/crash/test_command_death.py``."""
 MOST = 120
-"""A story with more passes than this - hundreds of looks at one endpoint - is died in at the first and last pass of each label."""
+"""A story with more passes than this, hundreds of looks at one endpoint, is died in at each label's first and last pass."""
 NEXT = 12
 """How many passes after the first death the second one is tried at: until the recovery is through."""
 
 
-def play(
-    script: Script, deaths: Sequence[int] = (), store: Callable[[Clock], StoreWithBooks] = MemoryStore
-) -> Stage:
+def play(script: Script, deaths: Sequence[int] = (), store: Callable[[Clock], StoreWithBooks] = MemoryStore) -> Stage:
     """The story with these deaths, and its promises checked."""
     stage = Stage(script, Toolbox(), deaths, store=store)
     evidence = stage.play()
@@ -111,7 +110,7 @@ def test_deaths_inside_transactions_of_the_real_store(name: str, tmp_path: Path)
         assert play(script, [number], store=store).died_at[0].startswith("store:")
 
 
-def _none(name: str) -> None:
+def _none(name: str) -> NoReturn:
     raise AssertionError(f"nothing is asked of {name}")
 
 

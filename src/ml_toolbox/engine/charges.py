@@ -34,8 +34,11 @@ class Charge:
 
 
 def cost_of(hourly: int, seconds: float) -> int:
-    """Micro-dollars for that long, rounded up. Seconds are differences of times of day, exact to a fraction of a microsecond: what
-    that adds must not become a micro-dollar more than was reserved for the same time."""
+    """Micro-dollars for that long, rounded up.
+
+    Seconds are differences of times of day, exact to a fraction of a microsecond: what that adds must not become a micro-dollar
+    more than was reserved for the same time.
+    """
     return max(0, ceil(hourly * max(0.0, seconds) / _HOUR_S - 0.01))
 
 

@@ -206,8 +206,8 @@ class Collector:
         return done
 
     def _charged(self, kind: Collectable, stray: Stray) -> Row | None:
-        """Charge the row under its lease for what the stray has cost until now, less what was charged when it could not be removed
-        before; and keep the lease while it is removed."""
+        """Charge the row under its lease for what the stray has cost until now, less what was charged when it could not be
+        removed before; and keep the lease while it is removed."""
         if self._row(stray.row) is None:
             return None
         row = self._store.claim(stray.row, owner=self._owner, lease_s=self._lease_s, is_dead=self._is_dead)

@@ -68,8 +68,8 @@ class Store(Protocol):
         transaction, each on its own merits. History gets a line when the change has a message, or another phase or state.
 
         ``release`` gives the lease back, unless a wish was made that ``row`` does not show yet: then the lease is kept, and
-        the caller, who sees the wish in the row returned, goes on. The row stays due as well, since that caller may die. No wish
-        is ever slept through that way.
+        the caller, who sees the wish in the row returned, goes on. The row stays due as well, since that caller may die. No
+        wish is ever slept through that way.
         """
 
     def renew(self, owner: str, *, lease_s: float) -> int:

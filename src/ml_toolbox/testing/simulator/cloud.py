@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from ml_toolbox.base.errors import Conflict, Denied, Invalid, NoCapacity, NotYet, Throttled, ToolboxError, Unavailable
 from ml_toolbox.ports.jobs import TAG_OWNER
@@ -52,7 +52,8 @@ class Resource:
     outcome: str
     """What it ends as: a final job state, with the kind of failure behind a colon."""
     stale: bool
-    """Its caller had stood still, and somebody else had taken over its row when the call was sent."""
+    """Nobody could prevent it: its caller had stood still, and somebody else had taken over its row when the call was sent; or
+    the platform has forgotten a token or name that it was made under before."""
     gone_at: float = NEVER
     asked_to_stop_at: float = NEVER
     forgotten_at: float = NEVER
@@ -151,11 +152,11 @@ class Cloud:
         self._refuse_early(operation, target)
         drawn = random.random()
         if drawn < profile.fails_before:
-            return self._fail(operation, target, "before")
+            self._fail(operation, target, "before")
         result = self._effected(operation, effect, target)
         drawn = random.random()
         if drawn < profile.fails_after:
-            return self._fail(operation, target, "after")
+            self._fail(operation, target, "after")
         if drawn < profile.fails_after + profile.breaks_after:
             self.faults += 1
             self._log(operation, target, "defect")
@@ -191,7 +192,7 @@ class Cloud:
             self._log(operation, target, "throttled:0")
             raise Throttled("too many requests")
 
-    def _fail(self, operation: str, target: str, when: str) -> Any:
+    def _fail(self, operation: str, target: str, when: str) -> NoReturn:
         self.faults += 1
         self._log(operation, target, f"unavailable-{when}")
         self._point(f"cloud:{operation}:lost")
@@ -213,7 +214,7 @@ class Cloud:
             self._refuse_early("create", wanted.name)
             # The request was taken, and is worked off after the caller has given up; within the window, as promised.
             self.late.append((self.time.at + self.random.random() * 0.9 * self.profile.window_s, effect))
-            return str(self._fail("create", wanted.name, "late"))
+            self._fail("create", wanted.name, "late")
         return self.call("create", effect, target=wanted.name).id
 
     def _asked(self, wanted: Wanted) -> _Asked:
@@ -222,11 +223,13 @@ class Cloud:
 
     def _create(self, asked: _Asked) -> Resource:
         profile, random, now, wanted = self.profile, self.random, self.time.at, asked.wanted
+        forgot = profile.kind == "name" and any(one.name == wanted.name for one in self.resources.values())
         if profile.kind == "token" and (known := self._by_token.get(wanted.token)):
             if not (profile.forgets_tokens and known.absent(now)):
                 if known.body != wanted.body:
                     raise Conflict("the token was used with other parameters")
                 return known
+            forgot = True
         if profile.kind == "name" and (same := self._named(wanted.name)):
             if profile.answers_conflict or same.body != wanted.body:
                 raise Conflict(f"{wanted.name} exists")
@@ -238,7 +241,7 @@ class Cloud:
             if random.random() < profile.refused:
                 self.faults += 1
                 raise Invalid("the instance type is not offered here")
-        made = self._born(asked)
+        made = self._born(asked._replace(stale=asked.stale or forgot))
         self._by_token[wanted.token] = made
         self._point("cloud:create:effect")
         return made

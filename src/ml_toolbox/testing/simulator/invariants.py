@@ -1,7 +1,7 @@
 """What must hold after any schedule, checked on plain data: the platform's own log, the store's rows, histories and ledger.
 
-Nothing here knows how the data came about: the simulator fills :class:`Evidence` from virtual time, and runs with real processes
-that are really killed can fill it from a database and a pretended platform's log. Each function is one promise; it yields one
+Nothing here knows how the data came about: the simulator fills :class:`Evidence` from virtual time, and runs with real
+processes that are really killed can fill it from a database and a pretended platform's log. Each function is one promise; it yields one
 line for every time it was broken.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 from ml_toolbox.engine.ledger import Limit, Line, Meter, Period
@@ -53,7 +54,8 @@ class Existed:
     """From then on nothing shows it; ``inf``: something still does."""
     outcome: str = ""
     stale: bool = False
-    """Its caller had lost its row to somebody else before the call was sent."""
+    """Its caller had lost its row to somebody else before the call was sent, or the platform has forgotten what it would have
+    recognised the repetition by."""
     removed_by_others: bool = False
     """It vanished behind our back: what it had been by then nobody may ever have seen."""
 
@@ -178,7 +180,7 @@ def tokens_only_grow(evidence: Evidence) -> Iterator[str]:
 
 
 def leases_last(evidence: Evidence) -> Iterator[str]:
-    """A row is its holder's until the lease runs out: fencing would keep the record right, but the calls would be made twice."""
+    """A row is its holder's until the lease runs out: fencing would keep the record right, but calls would be made twice."""
     yield from evidence.taken
 
 
@@ -254,7 +256,7 @@ def no_duplicate(evidence: Evidence) -> Iterator[str]:
     for (row_id, attempt, place), made in groups.items():
         known = {held.resource for held in rows[row_id].held if held.attempt == attempt} if row_id in rows else set()
         made.sort(key=lambda one: one.created_at)
-        for first, second in zip(made, made[1:], strict=False):
+        for first, second in pairwise(made):
             if evidence.classes[place] != "none" and second.created_at < min(first.ended_at, first.gone_at):
                 yield f"{second.id} was made for attempt {attempt} of {row_id} while {first.id} lived"
         # Which of two is taken for the attempt's own is no matter; how many are too many is.
@@ -319,7 +321,9 @@ def charged_once(evidence: Evidence) -> Iterator[str]:
             if line.work_id != view.row.id or view.row.kind != "job":
                 continue
             sums[line.posting.reason] += line.posting.spent
-            since = min(asked.get(line.posting.attempt, line.at), reserved.get((line.work_id, line.posting.attempt), line.at))
+            since = min(
+                asked.get(line.posting.attempt, line.at), reserved.get((line.work_id, line.posting.attempt), line.at)
+            )
             one = made.get(line.posting.reason.removeprefix("stray "))
             longest = one.hourly * (line.at - since + _SLACK_S) / 3600.0 if one else 0.0
             if one and since < line.at and sums[line.posting.reason] > longest:
@@ -331,7 +335,7 @@ def one_attempt_at_a_time(evidence: Evidence) -> Iterator[str]:
     made = {one.id: one for one in evidence.ours()}
     for view in evidence.rows:
         known = [made[held.resource] for held in view.held if held.resource in made]
-        for first, second in zip(known, known[1:], strict=False):
+        for first, second in pairwise(known):
             if first.id != second.id and second.created_at < min(first.ended_at, first.gone_at):
                 yield f"{second.id} was made while {first.id} of the attempt before lived ({view.row.id})"
 
@@ -359,7 +363,7 @@ def retry_after_obeyed(evidence: Evidence) -> Iterator[str]:
     shut: dict[tuple[str, str], float] = {}
     for call in evidence.calls:
         key = call.by, call.place
-        if call.at < shut.get(key, 0.0) - 1e-6:
+        if call.at < shut.get(key, 0.0) - 0.01:
             yield f"{call.by} called {call.operation} {shut[key] - call.at:.2f} s before it was told to come back"
             return
         if call.answer.startswith("throttled:"):

@@ -180,15 +180,15 @@ def _observation(one: Resource, at: float, *, tells_billing: bool) -> JobObserva
     if at < one.ends_at:
         state = JobState.STOPPING if one.asked_to_stop_at <= at else JobState.RUNNING
         return JobObservation(state=state, started_at=one.starts_at, billed_s=billed_s, checkpoint=_checkpoint(one, at))
-    state, _, kind = one.outcome.partition(":")
+    ended_as, _, kind = one.outcome.partition(":")
     failure = FailureDigest(kind=kind, cause=f"it was {kind}") if kind else None  # type: ignore[arg-type] # from _fate
     return JobObservation(
-        state=JobState(state.removesuffix("-empty")),
+        state=JobState(ended_as.removesuffix("-empty")),
         started_at=one.starts_at,
         ended_at=one.ends_at,
         billed_s=billed_s,
         failure=failure,
-        model_uri=f"memory://models/{one.id}" if state == "succeeded" else None,
+        model_uri=f"memory://models/{one.id}" if ended_as == "succeeded" else None,
         checkpoint=_checkpoint(one, one.ends_at),
     )
 

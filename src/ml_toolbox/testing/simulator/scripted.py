@@ -1,7 +1,7 @@
 """Schedules without chance: a told story of users and platform, and a death at any chosen crash point of it.
 
-Where the simulator meets what it happens to meet, a script meets one thing for certain: so each crash point that the code has can
-be shown to have been died at.
+Where the simulator meets what it happens to meet, a script meets one thing for certain: so each crash point that the code has
+can be shown to have been died at.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ml_toolbox.engine.pacing import Pacer
 from ml_toolbox.engine.rows import Row, Wish
 from ml_toolbox.engine.runner import Runner
 from ml_toolbox.testing.memory_store import MemoryStore
-from ml_toolbox.testing.simulator.cloud import NEVER, Cloud, Resource
+from ml_toolbox.testing.simulator.cloud import Cloud, Resource
 from ml_toolbox.testing.simulator.invariants import Evidence, LimitSet
 from ml_toolbox.testing.simulator.platforms import SimulatedEndpoints, SimulatedJobs
 from ml_toolbox.testing.simulator.product import Product, Surroundings
@@ -33,7 +33,7 @@ from ml_toolbox.testing.simulator.users import HOURLY
 
 T = TypeVar("T")
 Fault: TypeAlias = Literal["", "before", "after", "defect", "deaf"] | ToolboxError
-"""What a call is answered: properly (""), nothing (before or after its effect), nonsense, ``ok`` without any effect, an error."""
+"""What a call is answered: properly (""), nothing (before or after its effect), nonsense, ``ok`` without effect, an error."""
 _LEASE_S = 60.0
 _ROUNDS = 600
 
@@ -118,7 +118,7 @@ class Stage:
         profile: Profile = calm(script.platform, script.window_s)
         self.cloud = ScriptedCloud(
             profile,
-            Random(0),
+            Random(0),  # noqa: S311 - nothing is left to it
             self.time,
             place=PLACE,
             point=_nothing,
@@ -182,7 +182,9 @@ class Stage:
         change = self.cloud.next_change()
         then = min(times)
         # Looking every second says nothing new: look when something has changed, or an hour is over.
-        looked = max(min(times[: len(times) - bool(steps)], default=then), min(change, self.time.at + self.script.look_every_s))
+        looked = max(
+            min(times[: len(times) - bool(steps)], default=then), min(change, self.time.at + self.script.look_every_s)
+        )
         self.time.at = max(self.time.at + 0.5, min(looked, times[-1]) if steps else looked)
         return True
 
@@ -238,9 +240,7 @@ class Stage:
         self._name = f"life{self._lives}"
         clock = HostClock(self.time, 0.0, self.time.sleep)
         pacer = Pacer(clock)
-        runner = Runner(
-            self.store, self._workflows, lease_s=_LEASE_S, pacer=pacer, keeper=NoKeeper(), owner=self._name
-        )
+        runner = Runner(self.store, self._workflows, lease_s=_LEASE_S, pacer=pacer, keeper=NoKeeper(), owner=self._name)
         collector = Collector(self.store, self._workflows, owner=self._name, lease_s=_LEASE_S, pacer=pacer)
         around = Surroundings(
             store=self.store,

@@ -1,8 +1,8 @@
 """One schedule: real runners and workflows, virtual time, a hostile platform; every choice is drawn from one seed.
 
-Each process is a greenlet, so that it can stand still at any crash point - also inside a call - while the others go on for longer
-than its lease, and go on later exactly where it stood. Nothing else switches: one operating system thread runs everything, and the
-same seed gives the same schedule.
+Each process is a greenlet, so that it can stand still at any crash point - also inside a call - while the others go on for
+longer than its lease, and go on later exactly where it stood. Nothing else switches: one operating system thread runs
+everything, and the same seed gives the same schedule.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class _WatchedStore(MemoryStore):
     def _claimed(self, row: Row, owner: str, lease_s: float, is_dead: Callable[[str], bool]) -> Row | None:
         claimed = super()._claimed(row, owner, lease_s, is_dead)
         if claimed is not None and row.lease_owner and row.lease_until > self.clock.now():
-            self.taken.append(f"{owner} took {row.id} from {row.lease_owner}, {row.lease_until - self.clock.now():.1f} s early")
+            self.taken.append(
+                f"{owner} took {row.id} from {row.lease_owner}, {row.lease_until - self.clock.now():.1f} s early"
+            )
         return claimed
 
 
@@ -114,7 +116,7 @@ class Simulation:
 
     def __init__(self, seed: int, product: Product, *, profile: Profile | None = None, trace: bool = False) -> None:
         self.seed = seed
-        self.random = Random(seed)
+        self.random = Random(seed)  # noqa: S311 - a schedule, not a secret
         self.profile = profile or draw(self.random)
         self._product = product
         self._trace: list[str] | None = [] if trace else None
@@ -230,10 +232,7 @@ class Simulation:
 
     def _ready(self) -> list[Callable[[], None]]:
         now = self.time.at
-        ready: list[Callable[[], None]] = []
-        for process in self._suspended:
-            if process.wake_at <= now:
-                ready.append(_bound(self._resume, process))
+        ready = [_bound(self._resume, process) for process in self._suspended if process.wake_at <= now]
         while self._restarts and self._restarts[0][0] <= now:
             self._start(self._restarts.pop(0)[1])
         if self._deeds and self.began + self._deeds[0].at <= now:

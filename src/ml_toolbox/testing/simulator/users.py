@@ -46,8 +46,8 @@ def deeds(profile: Profile, random: Random, start: float) -> list[Deed]:
             found.append(Deed(at=at + _soon(random), what="wish", row=row, wish="delete"))
     for number in range(profile.endpoints):
         name = f"endpoint{number}"
-        for version in range(1, random.randint(2, 4)):
-            found.append(Deed(at=random.random() * 300.0, what="deploy", row=name, version=version))
+        versions = range(1, random.randint(2, 4))
+        found += [Deed(at=random.random() * 300.0, what="deploy", row=name, version=version) for version in versions]
         if random.random() < 0.5:
             found.append(Deed(at=random.random() * 600.0, what="wish", row=f"{name}.000001", wish="delete"))
     if profile.limited:
