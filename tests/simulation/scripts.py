@@ -94,6 +94,22 @@ JOBS = (
         submit(limits=Limits(max_duration_s=3600.0, max_cost_usd=0.3)),
         fates=[(3000.0, "succeeded")],
     ),
+    # Stories in which the simulator found a promise broken; each has to hold with a death anywhere, too.
+    job(
+        "refused when asked again",
+        submit(),
+        faults={"create": ["", Denied("expired"), Denied("expired")]},
+        window_s=5.0,
+    ),
+    job("deleted before it was looked at", submit(), wish(0.0, "delete"), faults={"delete": ["before"] * 8}),
+    job("deletion of what has ended forgotten", submit(), wish(200.0, "delete"), faults={"delete": ["deaf"]}),
+    job("lists that nobody can read", submit(), faults={"list": ["defect", "defect"]}),
+    job(
+        "a stray that stays for a while",
+        submit(),
+        happens(150.0, lambda stage: stage.leave_a_stray(FIRST, 7)),
+        faults={"delete": [Throttled("slow down", retry_after_s=200.0)]},
+    ),
     job("a stray", submit(), happens(150.0, lambda stage: stage.leave_a_stray(FIRST, 7))),
 )
 

@@ -111,3 +111,12 @@ def test_costs_are_rounded_up() -> None:
     assert charges.cost_of(0, 1e9) == 0
     assert charges.seconds_for(3_600_000, 1000) == pytest.approx(1.0)
     assert Charge().reserved == 0
+
+
+def test_a_reservation_for_a_month_that_is_over_is_asked_for_again() -> None:
+    """It would pass under no month's limit: found by the simulator, at the end of a month."""
+    monthly = Limit(scope="all", meter="cost", period="month", most=100, month="2027-02")
+    late = Posting(attempt=1, kind="reserve", held=10**9, month="2027-01")
+    with pytest.raises(BudgetExceeded) as refused:
+        posted([monthly], [late])
+    assert refused.value.waits

@@ -1,8 +1,8 @@
 """What must hold after any schedule, checked on plain data: the platform's own log, the store's rows, histories and ledger.
 
 Nothing here knows how the data came about: the simulator fills :class:`Evidence` from virtual time, and runs with real
-processes that are really killed can fill it from a database and a pretended platform's log. Each function is one promise; it yields one
-line for every time it was broken.
+processes that are really killed can fill it from a database and a pretended platform's log. Each function is one promise; it
+yields one line for every time it was broken.
 """
 
 from __future__ import annotations
