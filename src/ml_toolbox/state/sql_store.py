@@ -62,7 +62,8 @@ class SqlStore:
             return leased
 
         try:
-            return self._database.write(body, posting="shared" if postings else "none")
+            # Shared for its place, too: nobody may forget that meanwhile.
+            return self._database.write(body, posting="shared" if postings or row.place else "none")
         except Duplicate as error:
             raise Conflict(f"{row.kind} {row.id} exists already", resource=row.id) from error
 
