@@ -184,6 +184,17 @@ class StoreTests:
             store.insert(row(f"{number}", place=place))
         assert sorted(store.places()) == ["a", "b@eu"]
 
+    def test_a_place_is_forgotten_only_when_nothing_lives_there(self, store: BookedStore) -> None:
+        mine = store.insert(row("a", place="x"), owner="o", lease_s=9.0)
+        assert not store.forget_place("x")
+        assert store.places() == ("x",)
+        store.write([Write(row=mine, change=change(ended=True))], lease_s=9.0)
+        assert store.forget_place("x")
+        assert store.forget_place("never seen")
+        assert store.places() == ()
+        store.insert(row("b", place="x"))
+        assert store.places() == ("x",), "a new row brings it back"
+
     def test_whose_budgets_pay_is_told_for_many_at_once(self, store: BookedStore) -> None:
         store.insert(row("a", scopes=("all", "user:ann")))
         store.insert(row("b"))
@@ -849,6 +860,10 @@ class _Compared(RuleBasedStateMachine):
         self.seen += [
             result for result in self.both(lambda store: store.write(writes, lease_s=5.0)) if isinstance(result, Row)
         ]
+
+    @rule(place=st.sampled_from(["all", "u"]))
+    def forget_place(self, place: str) -> None:
+        self.both(lambda store: store.forget_place(place))
 
     @rule(owner=_OWNERS)
     def renew(self, owner: str) -> None:
