@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ml_toolbox.cli.main import cli
 from ml_toolbox.domain.money import Money
 from ml_toolbox.features.training import attempts
 from tests.e2e.test_command_line import Shell
+from tests.postgres import Server, binaries, started
 
 SAVING = """
 import time
@@ -52,6 +54,16 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     for job in Toolbox(home).training.list():
         if not job.state.is_final:
             made.run("jobs", "stop", job.id)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def shared(request: pytest.FixtureRequest, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """The same commands on the embedded state, and on a server's."""
+    if request.param == "postgres":
+        server: Server = request.getfixturevalue("postgres_server")
+        shell.environment["MLTOOLBOX_STATE"] = server.new_schema()
+        monkeypatch.setenv("MLTOOLBOX_STATE", shell.environment["MLTOOLBOX_STATE"])
+    return shell
 
 
 def until(reached: Callable[[], bool], what: str, *, within_s: float = 30.0) -> None:
@@ -138,7 +150,8 @@ def test_at_its_own_limit_a_job_saves_and_stops_and_never_costs_more(
 
 
 @pytest.mark.timeout(240)
-def test_eight_commands_at_once_never_exceed_a_budget(shell: Shell) -> None:
+def test_eight_commands_at_once_never_exceed_a_budget(shared: Shell) -> None:
+    shell = shared
     shell.ok("budgets", "set", "all", "--cost", "30")  # each asks for $9.00: three fit
     arguments = ["train", "train.py", "--detach", "--max-duration", "60"]
     commands = [
@@ -188,7 +201,8 @@ def leases(home: Path) -> list[str]:
 
 
 @pytest.mark.timeout(240)
-def test_an_agent_drives_by_itself_adopts_after_a_kill_and_leaves_no_lease(shell: Shell) -> None:
+def test_an_agent_drives_by_itself_adopts_after_a_kill_and_leaves_no_lease(shared: Shell) -> None:
+    shell = shared
     home = shell.folder / "home"
     shell.ok("budgets", "set", "all", "--running", "1")
     store = Toolbox(home).state
@@ -216,11 +230,39 @@ def test_an_agent_drives_by_itself_adopts_after_a_kill_and_leaves_no_lease(shell
             second.process.kill()
             second.process.wait()
     assert leases(home) == []
+    assert "secret" not in second.log.read_text(), "the state's password"
     told = [line["message"] for line in second.told()]
     assert told[-1] == "nothing is under way here any more"
     assert any("stop wanted" in message for message in told)
     assert len(Toolbox(home).training.list()) == 2
     ledger_adds_up(home)
+
+
+def test_an_agent_waits_for_a_state_that_went_away(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    if binaries() is None:
+        pytest.skip("PostgreSQL is not installed")
+    with closing(started()) as servers:
+        server = next(servers)
+        shell.environment["MLTOOLBOX_STATE"] = server.new_schema()
+        monkeypatch.setenv("MLTOOLBOX_STATE", shell.environment["MLTOOLBOX_STATE"])
+        store, agent = Toolbox(shell.folder / "home").state, Agent(shell)
+        try:
+            until(lambda: agent.began() == 1, "the agent has begun")
+            server.stop()
+            until(lambda: any(line.get("agent") == "waits" for line in agent.told()), "it says that it waits")
+            planned = shell.run("plan", "quick.py")
+            assert planned.returncode == 0
+            assert "budgets could not be asked" in planned.stdout
+            server.start()
+            job = shell.json("train", "quick.py", "--detach")["id"]
+            until(lambda: store.get(job).state == "succeeded", "it goes on")
+            assert agent.end(signal.SIGTERM) == 0
+        finally:
+            if agent.process.poll() is None:
+                agent.process.kill()
+                agent.process.wait()
+            store.close()
+            monkeypatch.delenv("MLTOOLBOX_STATE")  # nothing is left there to be cleaned up
 
 
 def test_doctor_finds_what_a_killed_command_and_a_stranger_left_and_fixes_it(shell: Shell) -> None:

@@ -40,7 +40,7 @@ def agent(workers: int, once: bool, as_json: bool) -> None:
     tell = _Teller(toolbox.events, as_json=as_json)
     with _told_to_stop() as stop, ThreadPoolExecutor(workers, thread_name_prefix="agent") as executor:
         loop = toolbox.agent(executor)
-        tell.line("began", f"installation {toolbox.install}, state {toolbox.state_place}, {workers} workers")
+        tell.line("began", f"installation {toolbox.install}, state {toolbox.state_shown}, {workers} workers")
         if once:
             tell.round(loop.round())
         else:
@@ -88,16 +88,16 @@ class _Teller:
             click.echo(f"{when(time())} agent {what}: {text}")
 
     def events(self) -> None:
-        for event in self._events.after(self._place):
-            self._place = event.seq
-            print_event(event, as_json=self._as_json)
+        try:
+            for event in self._events.after(self._place):
+                self._place = event.seq
+                print_event(event, as_json=self._as_json)
+        except ToolboxError as error:
+            self.error(error)
 
     def round(self, done: Round) -> None:
         self._trouble = ""
-        try:
-            self.events()
-        except ToolboxError as error:
-            self.error(error)
+        self.events()
         if done.stopped:
             self.line("round", f"told {done.stopped} to stop that budgets no longer pay for", stopped=done.stopped)
         if done.comparison is None:

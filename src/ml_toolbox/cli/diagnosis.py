@@ -85,7 +85,7 @@ def _state(toolbox: Toolbox) -> Iterator[Finding]:
         return
     living = [row for row in toolbox.state.find(None, limit=_ROWS) if row.ended_at is None]
     jobs = sum(row.kind == "job" for row in living)
-    yield Finding("ok", "state", f"{toolbox.state_place}: {jobs} jobs and {len(living) - jobs} endpoints live")
+    yield Finding("ok", "state", f"{toolbox.state_shown}: {jobs} jobs and {len(living) - jobs} endpoints live")
 
 
 def _loop(toolbox: Toolbox) -> Iterator[Finding]:
