@@ -7,10 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
@@ -241,7 +241,7 @@ def test_an_agent_drives_by_itself_adopts_after_a_kill_and_leaves_no_lease(share
 def test_an_agent_waits_for_a_state_that_went_away(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     if binaries() is None:
         pytest.skip("PostgreSQL is not installed")
-    with closing(started()) as servers:
+    with closing(cast("Generator[Server]", started())) as servers:
         server = next(servers)
         shell.environment["MLTOOLBOX_STATE"] = server.new_schema()
         monkeypatch.setenv("MLTOOLBOX_STATE", shell.environment["MLTOOLBOX_STATE"])
@@ -265,18 +265,37 @@ def test_an_agent_waits_for_a_state_that_went_away(shell: Shell, monkeypatch: py
             monkeypatch.delenv("MLTOOLBOX_STATE")  # nothing is left there to be cleaned up
 
 
-def test_doctor_finds_what_a_killed_command_and_a_stranger_left_and_fixes_it(shell: Shell) -> None:
-    home = shell.folder / "home"
-    job = shell.json("train", "train.py", "--detach")["id"]
-    toolbox = Toolbox(home)
+def planted(toolbox: Toolbox) -> tuple[str, Path]:
+    """A resource of ours that no row names: a copy of the only job's record, tagged as an attempt that never was."""
     (resource,) = (name for name, _ in toolbox.job_backend("local").list_by_tag({}))
-    # A resource of ours that no row names: a copy of the job's folder, tagged as an attempt that never was.
-    jobs = home / "providers" / "local" / "jobs"
+    jobs = toolbox.home / "providers" / "local" / "jobs"
     stray = jobs / ("f" * 24)
     stray.mkdir()
     record = json.loads((jobs / resource / "job.json").read_text())
     record["tags"]["mlt:attempt"] = "7"
     (stray / "job.json").write_text(json.dumps(record))
+    return resource, stray
+
+
+def test_a_backend_is_not_forgotten_while_anything_of_ours_lives_there(shell: Shell) -> None:
+    shell.ok("train", "quick.py")
+    toolbox = Toolbox(shell.folder / "home")
+    planted(toolbox)
+    refused = shell.run("backends", "forget", "local", "--yes")
+    assert refused.returncode == 1
+    assert "1 jobs, endpoints or resources of ours live on local" in refused.stderr
+    shell.run("doctor", "--fix")
+    assert shell.ok("backends", "forget", "local", "--yes") == "local is forgotten\n"
+    assert toolbox.state.places() == ()
+    shell.ok("train", "quick.py")
+    assert toolbox.state.places() == ("local",)
+
+
+def test_doctor_finds_what_a_killed_command_and_a_stranger_left_and_fixes_it(shell: Shell) -> None:
+    home = shell.folder / "home"
+    job = shell.json("train", "train.py", "--detach")["id"]
+    toolbox = Toolbox(home)
+    resource, stray = planted(toolbox)
     # And a lease of a process that is no more.
     gone = subprocess.Popen([sys.executable, "-c", "from ml_toolbox.engine.owners import this_owner; print(this_owner())"],
                             stdout=subprocess.PIPE, text=True)  # fmt: skip
@@ -296,6 +315,6 @@ def test_doctor_finds_what_a_killed_command_and_a_stranger_left_and_fixes_it(she
     assert after["orphans"].startswith("ok")
     assert after["leases"].startswith("ok")
     assert not stray.exists()
-    assert (jobs / resource).exists()
+    assert (stray.parent / resource).exists()
     report = shell.json("costs")
     assert [line["kind"] for line in report["lines"]] == ["job"]
