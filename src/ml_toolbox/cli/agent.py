@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -80,12 +81,11 @@ class _Teller:
         self._trouble = ""
 
     def line(self, what: str, text: str, **values: Any) -> None:
-        from time import time
-
+        now = time.time()
         if self._as_json:
-            click.echo(json.dumps({"at": iso(time()), "agent": what, "message": text, **values}, ensure_ascii=False))
+            click.echo(json.dumps({"at": iso(now), "agent": what, "message": text, **values}, ensure_ascii=False))
         else:
-            click.echo(f"{when(time())} agent {what}: {text}")
+            click.echo(f"{when(now)} agent {what}: {text}")
 
     def events(self) -> None:
         try:
