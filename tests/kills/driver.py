@@ -54,7 +54,9 @@ class Trial:
     @property
     def name(self) -> str:
         hosts = " on two hosts" if self.elsewhere else ""
-        return f"{self.state}, class {self.kind}, {self.workers} worker{'s' * (self.workers > 1)}{hosts}, seed {self.seed}"
+        return (
+            f"{self.state}, class {self.kind}, {self.workers} worker{'s' * (self.workers > 1)}{hosts}, seed {self.seed}"
+        )
 
     @property
     def command(self) -> str:
@@ -118,7 +120,9 @@ class Report:
 
     def assert_clean(self) -> None:
         found = "\n".join(map(str, self.violations[:40]))
-        assert not self.violations, f"{self.trial.name}: {len(self.violations)} broken promises\n{found}\n{self.trial.command}"
+        assert not self.violations, (
+            f"{self.trial.name}: {len(self.violations)} broken promises\n{found}\n{self.trial.command}"
+        )
 
 
 def _median(values: list[float]) -> str:

@@ -182,7 +182,9 @@ class LocalRun:
             self._wish(wishes)
             self._collect_commands()
             if time.monotonic() > deadline + END_S:
-                self._defect("every_command_ends", str([(action, planned.name) for action, planned, _ in self._commands]))
+                self._defect(
+                    "every_command_ends", str([(action, planned.name) for action, planned, _ in self._commands])
+                )
                 return
             time.sleep(0.05)
 
@@ -405,9 +407,12 @@ class LocalRun:
 def _possible(planned: LocalPlanned, hits: list[set[str]]) -> set[str]:
     if planned.wish == "delete":
         return {"deleted"}
-    possible = {"ok": {"succeeded"}, "family": {"succeeded"}, "fails": {"failed:exception"}, "long": {"failed:timeout"}}[
-        planned.fate
-    ].copy()
+    possible = {
+        "ok": {"succeeded"},
+        "family": {"succeeded"},
+        "fails": {"failed:exception"},
+        "long": {"failed:timeout"},
+    }[planned.fate].copy()
     if planned.wish == "stop":
         possible.add("stopped")
     last = hits[-1] if hits else set()

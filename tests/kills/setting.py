@@ -69,9 +69,7 @@ class Parts:
     """What a process of ours builds."""
 
     def __init__(self, setting: Setting, host: str = "") -> None:
-        self.store: SqlStore = open_store(
-            setting.state if "://" in setting.state else Path(setting.state)
-        )
+        self.store: SqlStore = open_store(setting.state if "://" in setting.state else Path(setting.state))
         calls = Calls(setting.port)
         backend = (HttpJobsAtOnce if setting.at_once else HttpJobs)(calls, setting.kind, setting.lag_s)
 
@@ -97,9 +95,7 @@ def order_of(planned: Planned, backend: JobBackend) -> JobOrder:
         limits=Limits(max_duration_s=DURATION_S, stop_grace_s=GRACE_S),
         register="model" if planned.registers else None,
     )
-    return JobOrder(
-        job=spec, backend=PLACE, idempotency=backend.idempotency, hourly=HOURLY, overhead_s=GRACE_S
-    )
+    return JobOrder(job=spec, backend=PLACE, idempotency=backend.idempotency, hourly=HOURLY, overhead_s=GRACE_S)
 
 
 def plan(seed: int, workflows: int, now: float) -> list[Planned]:
