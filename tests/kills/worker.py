@@ -1,4 +1,4 @@
-"""An agent that will be killed. ``python -m tests.kills.worker SETTING JOURNAL [HOST] [LABEL:TIMES]``
+"""An agent that will be killed or stopped. ``python -m tests.kills.worker SETTING JOURNAL HOST FATE``
 
 Writes into its journal when it is up and when it first acts on a row, by the clock that all processes share.
 """
@@ -32,12 +32,12 @@ class Journal:
 
 
 class Doom:
-    """Counts the crash points passed, and dies at the one named."""
+    """Counts the crash points passed, and dies or stands still at the one named: ``SIGNAL LABEL TIMES``, or "" for none."""
 
-    def __init__(self, journal: Journal, fatal: str) -> None:
+    def __init__(self, journal: Journal, fate: str) -> None:
         self._journal = journal
-        self._label, _, times = fatal.rpartition(":")
-        self._left = int(times or 0)
+        self._signal, self._label, times = fate.split() if fate else ("", "", "0")
+        self._left = int(times)
         self._acted = False
         self._lock = threading.Lock()
 
@@ -49,15 +49,15 @@ class Doom:
             if label == self._label:
                 self._left -= 1
                 if not self._left:
-                    self._journal.say(what="dies", label=label)
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    self._journal.say(what=self._signal, label=label)
+                    os.kill(os.getpid(), signal.Signals[self._signal])
 
 
 def main() -> None:
-    text, path, host, fatal = sys.argv[1:]
+    text, path, host, fate = sys.argv[1:]
     journal = Journal(path)
     parts = Parts(msgspec.json.decode(text, type=Setting), host)
-    crash.arm(Doom(journal, fatal))
+    crash.arm(Doom(journal, fate))
     journal.say(what="up", owner=parts.owner)
 
     def on_error(error: ToolboxError) -> None:
