@@ -1,8 +1,8 @@
 """One run: workflows, workers that are killed and stopped, a cloud that does its worst, and what must hold afterwards.
 
 ``python -m tests.kills.driver --seed 7 --state sqlite --cloud none --workers 2`` does one and says what it did; ``--matrix``
-does every combination. Which blow falls when is drawn from the seed; where it hits is up to real processes, so a seed that found
-something finds it often, not always.
+does every combination. Which blow falls when is drawn from the seed; where it hits is up to real processes, so a seed that
+found something finds it often, not always.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -241,7 +241,11 @@ class Run:
         worker.was_stopped = True
         self.report.stops += 1
         self._note(worker.owner)
-        timer = threading.Timer(LEASE_S * (1.2 + 0.8 * self.random.random()), worker.send, [signal.SIGCONT])
+        self._later(lambda: worker.send(signal.SIGCONT))
+
+    def _later(self, action: Callable[[], None]) -> None:
+        """Once the lease is over."""
+        timer = threading.Timer(LEASE_S * (1.2 + 0.8 * self.random.random()), action)
         timer.daemon = True
         timer.start()
 
@@ -259,14 +263,19 @@ class Run:
         random = self.random
         if random.random() < 0.3:
             return ""
+        if self.trial.kind == "none" and random.random() < 0.2:
+            return "SIGSTOP before:submit 1"  # what this class cannot keep from making another resource
         word = random.choice(("SIGKILL", "SIGKILL", "SIGSTOP"))
         return f"{word} {random.choice(self._labels)} {random.randint(1, 3)}"
 
     def _client_fate(self) -> str:
-        if self._is_settling or self._client_random.random() < 0.8:
+        if self._is_settling or self._client_random.random() < 0.5:
             return ""
+        if self.trial.kind == "none" and self._client_random.random() < 0.4:
+            return f"SIGSTOP before:submit {self._client_random.randint(1, 8)}"
         points = ("before:insert", "after:insert:before:act", "before:submit", "after:submit:before:record")
-        return f"SIGKILL {self._client_random.choice(points)} {self._client_random.randint(1, 8)}"
+        word = self._client_random.choice(("SIGKILL", "SIGSTOP"))
+        return f"{word} {self._client_random.choice(points)} {self._client_random.randint(1, 8)}"
 
     def _born(self, fate: str) -> Worker:
         self._lives += 1
@@ -286,6 +295,9 @@ class Run:
             for worker in list(self._workers):
                 if not worker.was_stopped and worker.lines("SIGSTOP"):
                     self._stands_still(worker)
+            if self._client.stands_still():
+                self.report.stops += 1
+                self._later(self._client.go_on)
             if not self._held:
                 continue
             owners = {row.id: row.lease_owner for row in self._rows()}

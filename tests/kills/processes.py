@@ -107,6 +107,7 @@ class Client(threading.Thread):
         self._journal = folder / "client.jsonl"
         self._answered = answered
         self._fate = fate
+        self._stops = 0
         self._todo: list[tuple[float, int, str, Planned]] = []
         self._asked = 0
         self._busy = False
@@ -129,6 +130,17 @@ class Client(threading.Thread):
     @property
     def deaths_at_points(self) -> int:
         return self._journal.read_text().count("SIGKILL") if self._journal.exists() else 0
+
+    def stands_still(self) -> bool:
+        """Whether it has come to a stop at a point since the last time this was asked."""
+        stops = self._journal.read_text().count("SIGSTOP") if self._journal.exists() else 0
+        before, self._stops = self._stops, stops
+        return stops > before
+
+    def go_on(self) -> None:
+        process = self.process
+        if process is not None:
+            process.send_signal(signal.SIGCONT)
 
     def kill(self) -> bool:
         process = self.process
