@@ -14,6 +14,7 @@ import msgspec
 from ml_toolbox.base.errors import BudgetExceeded, Conflict, NotFound
 from ml_toolbox.engine import crash
 from ml_toolbox.features.training.training import begin
+from ml_toolbox.runtime.guardian import die_with_parent
 from tests.kills.setting import INSTALL, Parts, Planned, Setting, order_of
 from tests.kills.worker import Doom, Journal
 
@@ -41,6 +42,7 @@ def wish(parts: Parts, planned: Planned) -> str:
 
 
 def main() -> None:
+    die_with_parent()  # stopped or not: a driver that is killed leaves nothing behind
     text, path, fate = sys.argv[1:]
     parts = Parts(msgspec.json.decode(text, type=Setting))
     crash.arm(Doom(Journal(path), fate))

@@ -19,6 +19,7 @@ from ml_toolbox.engine.agent import Agent
 from ml_toolbox.engine.collection import Collector
 from ml_toolbox.engine.owners import this_owner
 from ml_toolbox.engine.runner import Runner
+from ml_toolbox.runtime.guardian import die_with_parent
 from tests.crash.homes import Home
 from tests.kills.worker import Journal
 
@@ -99,6 +100,7 @@ def command(home: Home, action: str, source: str, planned: LocalPlanned) -> None
 
 
 def main() -> None:
+    die_with_parent()  # stopped or not: a driver that is killed leaves nothing behind
     action, root, *more = sys.argv[1:]
     home = Home(Path(root))
     if action == "agent":

@@ -18,6 +18,7 @@ import msgspec
 from ml_toolbox.base.errors import ToolboxError
 from ml_toolbox.engine import crash
 from ml_toolbox.engine.agent import Agent
+from ml_toolbox.runtime.guardian import die_with_parent
 from tests.kills.setting import COLLECT_EVERY_S, Parts, Setting
 
 
@@ -54,6 +55,7 @@ class Doom:
 
 
 def main() -> None:
+    die_with_parent()  # stopped or not: a driver that is killed leaves nothing behind
     text, path, host, fate = sys.argv[1:]
     journal = Journal(path)
     parts = Parts(msgspec.json.decode(text, type=Setting), host)
