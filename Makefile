@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow check format bench docs new-provider clean
+.PHONY: help demo test slow simulate check format bench docs new-provider clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ demo: $(DEMO_VENV)/.ready ## train, register, deploy, predict and shift traffic 
 
 test: $(VENV)/.ready node_modules/.ready ## run all tests but the slow suite (creates .venv; needs npm for the Azure emulator)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+simulate: $(VENV)/.ready ## N=20000 hostile schedules of the durable loop on all cores; SEED=n tells one of them line by line
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--count $(or $(N),20000) --first $(or $(FIRST),0))
 
 slow: $(VENV)/.ready node_modules/.ready ## run the slow suite: the proofs over many more seeds
 	$(BIN)/python -m pytest -m slow -n $(JOBS) --dist loadgroup

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_toolbox.base.clock import Clock, SystemClock
-from ml_toolbox.base.errors import Bug, Invalid, NotFound, Unsupported
+from ml_toolbox.base.errors import Bug, Invalid, NotFound, Unavailable, Unsupported
 from ml_toolbox.base.ids import digest, new_ulid
 from ml_toolbox.ports.provider import ENTRY_POINT_GROUP, BackendInfo, Provider, ProviderContext
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from ml_toolbox.domain.offers import Plan
     from ml_toolbox.engine.agent import Agent
     from ml_toolbox.engine.collection import Collector, StoreWithBooks
+    from ml_toolbox.features.costs import Budgets, Costs, Outlook, Reservation
     from ml_toolbox.features.data import Datasets, DatasetVersion
+    from ml_toolbox.features.operations import Events
     from ml_toolbox.features.registry import Registry
     from ml_toolbox.features.serving import Endpoint, ResolvedModel, Serving
     from ml_toolbox.features.training import Job, JobRecord, ResolvedInput, Training
@@ -50,6 +52,7 @@ SETTINGS_TEMPLATE = """\
 
 # [providers.local]
 # max_concurrent_jobs = 2     # further jobs wait in the queue
+# price_per_hour = 0.0        # US dollars for a job's or a replica's hour, to share out this machine or to rehearse budgets
 """
 
 
@@ -197,6 +200,39 @@ class Toolbox:
         return Agent(self.state, Runner(self.state, workflows), workflows, self.collector, executor=executor)
 
     @cached_property
+    def budgets(self) -> Budgets:
+        """Limits on money and numbers."""
+        from ml_toolbox.features.costs import Budgets
+
+        return Budgets(
+            self.state,
+            overdrawn=lambda limits: self.agent().overdrawn(limits),
+            enforce=self._enforce,
+            now=self.state.now,
+        )
+
+    def _enforce(self) -> int:
+        """Tell what is no longer paid for to stop, and see to it at once."""
+        stopped = self.agent().enforce_budgets()
+        self.training.tick()
+        self.serving.tick()
+        return stopped
+
+    @cached_property
+    def costs(self) -> Costs:
+        """What was spent, from the ledger."""
+        from ml_toolbox.features.costs import Costs
+
+        return Costs(self.state)
+
+    @cached_property
+    def events(self) -> Events:
+        """Everything that happened, as a stream."""
+        from ml_toolbox.features.operations import Events
+
+        return Events(self.state)
+
+    @cached_property
     def registry_store(self) -> ObjectStore:
         from ml_toolbox.objects import open_store
 
@@ -283,17 +319,39 @@ class Toolbox:
         """What ``train`` would do and cost, checked like the real thing. Launches and writes nothing, needs no credentials."""
         from dataclasses import replace
 
+        from ml_toolbox.features.costs import Reservation
         from ml_toolbox.features.placement import plan_job
-        from ml_toolbox.features.training import prepare, snapshot
+        from ml_toolbox.features.training import payers, prepare, snapshot, worst
+        from ml_toolbox.ports.jobs import Owner
 
         ready = prepare(spec, self._dataset_version)
         measured = snapshot.measure(Path(ready.source), without=self.home)
         others = [self.job_backend(name) for name, (_, info) in self.backends().items() if info.jobs is not None]
-        made = plan_job(
-            ready, self.job_backend(backend), [o for o in others if o.name != backend], install=self.install
-        )
+        chosen = self.job_backend(backend)
+        made = plan_job(ready, chosen, [o for o in others if o.name != backend], install=self.install, worst=worst)
         frozen = f"a frozen copy of {ready.source}: {measured.files} files, {measured.size / 1024:.1f} KiB"
-        return replace(made, creates=(frozen, *made.creates))
+        request = chosen.build(ready, Owner(install=self.install, row="planned", attempt=1))
+        most = worst(ready, chosen, request)
+        reserved = Reservation(scopes=payers(ready, backend, self.actor), hourly=most.hourly, seconds=most.seconds)
+        said = self._outlook(reserved)
+        waits = tuple(f"it would wait in line: {reason}" for reason in said.waits)
+        return replace(
+            made,
+            creates=(frozen, *made.creates, *_reserves(reserved, said)),
+            warnings=(*made.warnings, *waits, *said.warnings),
+        )
+
+    def _outlook(self, reservation: Reservation) -> Outlook:
+        """What the limits say to it. Raises ``BudgetExceeded``, with the arithmetic, when one would refuse it for good."""
+        from ml_toolbox.features.costs import Outlook, outlook
+
+        if not self.has_state:  # no limit can have been set
+            return outlook((), reservation, self.clock.now())
+        try:
+            limits, now = self.state.limits(), self.state.now()
+        except Unavailable as error:  # a plan is wanted all the same; submitting asks again, and does not pass it over
+            return Outlook(reserves=(), waits=(), warnings=(f"budgets could not be asked: {error.message}",))
+        return outlook(limits, reservation, now)
 
     def _dataset_version(self, reference: str) -> ResolvedInput:
         """The version that a plan would use, without fetching it."""
@@ -304,11 +362,19 @@ class Toolbox:
 
     def plan_endpoint(self, spec: EndpointSpec, backend: str = DEFAULT_BACKEND) -> Plan:
         """What ``deploy`` would do and cost. Launches nothing, needs no credentials."""
+        from dataclasses import replace
+
+        from ml_toolbox.features.costs import Reservation
         from ml_toolbox.features.placement import plan_endpoint
+        from ml_toolbox.features.serving.life import PAID_AHEAD_S
 
         others = [self.endpoint_backend(n) for n, (_, info) in self.backends().items() if info.endpoints is not None]
         chosen = self.endpoint_backend(backend)
-        return plan_endpoint(spec, chosen, [o for o in others if o.name != backend], install=self.install)
+        made = plan_endpoint(spec, chosen, [o for o in others if o.name != backend], install=self.install)
+        if not made.cost_per_hour.micros:
+            return made
+        reserved = Reservation(scopes=(), hourly=made.cost_per_hour, seconds=PAID_AHEAD_S)
+        return replace(made, creates=(*made.creates, f"a reservation of {reserved} at a time, until it is deleted"))
 
     def model_files(self, model: str) -> ResolvedModel:
         """The package of a registry reference, a package folder or a URI as local files, and the version it is, if it is one.
@@ -410,6 +476,13 @@ class Toolbox:
 
     def _names(self, port: str) -> str:
         return ", ".join(sorted(n for n, (_, info) in self.backends().items() if getattr(info, port) is not None))
+
+
+def _reserves(reservation: Reservation, said: Outlook) -> tuple[str, ...]:
+    """What a plan says about money, when there is any."""
+    if not reservation.most.micros:
+        return ()
+    return ("\n".join((f"a reservation of {reservation}", *(f"  of {limit}" for limit in said.reserves))),)
 
 
 def _create_install_id(path: Path) -> str:

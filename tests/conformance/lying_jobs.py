@@ -114,8 +114,12 @@ class CallsLeavingASuccess(LocalJobBackend):
 class PreemptsTheEnded(LocalJobBackend):
     def observe(self, job_id: str) -> JobObservation:
         seen = super().observe(job_id)
-        preempted = os.path.exists(self._root(job_id) / "preempt")
+        preempted = os.path.exists(self._root(job_id) / "told")
         return dataclasses.replace(seen, state=JobState.FAILED) if preempted else seen
+
+    def preempt(self, job_id: str, *, notice_s: float) -> None:
+        if self._root(job_id).exists():
+            (self._root(job_id) / "told").touch()
 
 
 class StopsTheEnded(LocalJobBackend):

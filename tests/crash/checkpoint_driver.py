@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from ml_toolbox.runtime import checkpoint_folder, checkpoint_objects
+from ml_toolbox.runtime.checkpoints import Saved
 
 KEEP = 1
 _STEPS = (1, 2, 2)
@@ -41,15 +42,29 @@ class Place:
         else:
             checkpoint_objects.commit(f"file://{self.root}", str(self.source), step, KEEP)
 
-    def problems(self, acknowledged: int, size: int) -> list[str]:
-        """What is wrong with what a next attempt finds, when step ``acknowledged`` is known to have been saved."""
+    def torn(self) -> list[str]:
+        """What is wrong with those to fall back to. Takes each newest away to see the next, so it leaves none."""
+        wrong: list[str] = []
+        while True:
+            found, refused = self._look()
+            wrong += refused
+            if found is None:
+                return wrong
+            gone = found[1].uri.removeprefix("file://")
+            shutil.rmtree(gone) if self.kind == "folder" else os.unlink(gone)
+
+    def _look(self) -> tuple[tuple[str, Saved] | None, list[str]]:
         refused = io.StringIO()
         with contextlib.redirect_stderr(refused):
             if self.kind == "folder":
                 found = checkpoint_folder.latest(str(self.root))
             else:
                 found = checkpoint_objects.latest(f"file://{self.root}", str(self.scratch))
-        wrong = refused.getvalue().splitlines()
+        return found, refused.getvalue().splitlines()
+
+    def problems(self, acknowledged: int, size: int) -> list[str]:
+        """What is wrong with what a next attempt finds, when step ``acknowledged`` is known to have been saved."""
+        found, wrong = self._look()
         if found is None:
             return [*wrong, *(["a saved checkpoint is lost"] if acknowledged else [])]
         path, saved = found
@@ -82,6 +97,7 @@ def every(kind: str, root: Path) -> None:
         acknowledged = max(os.pread(acks, 100, 0), default=0)
         os.close(acks)
         violations += [f"operation {number}: {problem}" for problem in place.problems(acknowledged, size)]
+        violations += [f"operation {number}: {problem}" for problem in place.torn()]
         place.save(9, size)  # the next attempt goes on, whatever was left
         violations += [f"after operation {number}: {problem}" for problem in place.problems(9, size)]
         shutil.rmtree(place.root.parent)

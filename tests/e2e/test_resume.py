@@ -75,7 +75,7 @@ class Broken:
             script=example.script,
             source=str(EXAMPLES),
             hyperparameters={"epochs": EPOCHS, "pause_s": pause_s},
-            retry=RetryRule(preempted=2, user_error=2, lost=1),
+            retry=RetryRule(preempted=2, lost=1),
         )
         self.job: Job = self.training.submit(spec)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 
 from ml_toolbox.app import Toolbox
-from ml_toolbox.base.errors import Invalid
+from ml_toolbox.base.errors import Conflict, Invalid, NotFound, ToolboxError
 from ml_toolbox.cli.output import json_option, print_json, print_table
+from ml_toolbox.cli.parameters import confirm, yes_option
 from ml_toolbox.ports.lacks import Lacking
 from ml_toolbox.ports.provider import Check
 
@@ -57,3 +58,54 @@ def check(provider: str | None, as_json: bool) -> None:
         print_table(("provider", "state", "check", "finding", "what to do"), rows, empty="Nothing to check.")
     if any(not c.ok for _, c in results):
         raise SystemExit(1)
+
+
+def _complete_place(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    toolbox = Toolbox()
+    return [place for place in toolbox.state.places() if place.startswith(incomplete)] if toolbox.has_state else []
+
+
+@backends.command()
+@click.argument("name", shell_complete=_complete_place)
+@click.option("--unasked", is_flag=True, help="Also when it cannot be asked what lives there, as long as no row does.")
+@yes_option
+def forget(name: str, unasked: bool, yes: bool) -> None:
+    """Look at NAME for strays no more: a backend (all its regions), or one BACKEND@REGION.
+
+    Refused while anything of ours lives there, and when it cannot be asked: what is not looked at can cost money unseen.
+    It is looked at again as soon as something is started there again. Its provider's package is not uninstalled.
+    """
+    toolbox = Toolbox()
+    known = toolbox.state.places() if toolbox.has_state else ()
+    places = [place for place in known if name in (place, place.partition("@")[0])]
+    if not places:
+        raise NotFound(
+            f"nothing was ever started on {name}", hint=f"places: {', '.join(known) or 'none'}", resource=name
+        )
+    for place in places:
+        _refuse_living(toolbox, place, unasked=unasked)
+    confirm(f"look at {', '.join(places)} no more?", yes=yes)
+    for place in places:
+        if not toolbox.state.forget_place(place):
+            raise Conflict(f"something was started on {place} just now", resource=place)
+        click.echo(f"{place} is forgotten")
+
+
+def _refuse_living(toolbox: Toolbox, place: str, *, unasked: bool) -> None:
+    try:
+        living = toolbox.collector.living(place)
+    except ToolboxError as error:
+        if unasked:
+            living = sum(row.ended_at is None for row in toolbox.state.find(None, place=place, limit=100_000))
+        else:
+            raise Conflict(
+                f"{place} cannot be asked what lives there: {error.message}",
+                hint="install or mend its provider and try again; --unasked trusts that nothing does",
+                resource=place,
+            ) from error
+    if living:
+        raise Conflict(
+            f"{living} jobs, endpoints or resources of ours live on {place}",
+            hint="delete them first (mltoolbox jobs list, endpoints list, doctor --fix), so that nothing costs money unseen",
+            resource=place,
+        )

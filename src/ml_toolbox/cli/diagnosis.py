@@ -1,4 +1,4 @@
-"""What ``doctor`` looks at. Every check reads; none repairs."""
+"""What ``doctor`` looks at. Every check reads; only what ``--fix`` asks for repairs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import os
 import platform
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 from ml_toolbox.app import Toolbox
 from ml_toolbox.base.errors import ToolboxError
-
-State = Literal["ok", "note", "error"]
+from ml_toolbox.features.operations import Finding
 
 # One module per extra stands for the whole of it.
 _EXTRAS = {
@@ -27,23 +25,17 @@ _EXTRAS = {
     "secrets": ("cryptography", "the local secret store"),
     "signing": ("model_signing", "signing model packages"),
 }
+_DAY_S = 86400.0
+_ROWS = 100_000
 _LOW_DISK_BYTES = 2 * 1024**3  # a guess: one environment with scikit-learn takes about 0.5 GiB
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of ``doctor``: ``error`` stops something from working, ``note`` may matter, ``ok`` is as it should be."""
-
-    state: State
-    subject: str
-    finding: str
-    remedy: str = ""
-
-
-def diagnose(toolbox: Toolbox) -> list[Finding]:
-    """All findings, worst last within each subject. Never raises for what it finds."""
+def diagnose(toolbox: Toolbox, *, fix: bool = False) -> list[Finding]:
+    """All findings. Never raises for what it finds. ``fix``: what the loop can mend is mended first, and told."""
     findings: list[Finding] = []
-    for check in (_python, _home, _disk, _settings, _state, _stores, _extras, _providers):
+    if fix:
+        findings.extend(_guarded(_fixed, toolbox))
+    for check in (_python, _home, _disk, _settings, _state, _loop, _stores, _extras, _providers):
         findings.extend(_guarded(check, toolbox))
     return findings
 
@@ -91,9 +83,46 @@ def _state(toolbox: Toolbox) -> Iterator[Finding]:
     if not toolbox.has_state:
         yield Finding("ok", "state", "no database yet; the first job creates it")
         return
-    jobs = toolbox.training.list()
-    living = sum(not job.state.is_final for job in jobs)
-    yield Finding("ok", "state", f"{toolbox.state_place}: {len(jobs)} jobs, {living} under way")
+    living = [row for row in toolbox.state.find(None, limit=_ROWS) if row.ended_at is None]
+    jobs = sum(row.kind == "job" for row in living)
+    yield Finding("ok", "state", f"{toolbox.state_place}: {jobs} jobs and {len(living) - jobs} endpoints live")
+
+
+def _loop(toolbox: Toolbox) -> Iterator[Finding]:
+    """What the durable loop has to say. Read, not driven, so that what is shown is what was found."""
+    if not toolbox.has_state:
+        return
+    from ml_toolbox.engine.owners import is_dead
+    from ml_toolbox.features.operations import condition
+
+    store = toolbox.state
+    before, now, after = time.time(), store.now(), time.time()
+    yield from condition(
+        rows=[row for row in store.find(None, limit=_ROWS) if row.ended_at is None],
+        limits=store.limits(),
+        events=toolbox.events.since(now - _DAY_S),
+        comparison=toolbox.collector.compare(),
+        places=store.places(),
+        installed=toolbox.backends().keys(),
+        store_now=now,
+        host_now=(before + after) / 2,
+        is_dead=is_dead,
+    )
+
+
+def _fixed(toolbox: Toolbox) -> Iterator[Finding]:
+    if not toolbox.has_state:
+        return
+    done = toolbox.agent().round()
+    yield Finding("ok", "fixed", f"{done.driven} rows driven, {done.stopped} told to stop by budgets")
+    for stray in done.comparison.strays if done.comparison else ():
+        text = f"{stray.kind} {stray.resource} on {stray.place}"
+        if stray.removed:
+            yield Finding("ok", "fixed", f"removed {text}: {stray.why}")
+        else:
+            yield Finding(
+                "error", "fixed", f"could not remove {text}: {stray.problem}", "tried again by every comparison"
+            )
 
 
 def _stores(toolbox: Toolbox) -> Iterator[Finding]:

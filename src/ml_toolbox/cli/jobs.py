@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from ml_toolbox.app import Toolbox
 from ml_toolbox.base.clock import iso
 from ml_toolbox.base.errors import NotYet
+from ml_toolbox.cli.history import history_data, money, print_history
 from ml_toolbox.cli.output import duration, json_option, number, print_fields, print_json, print_table, short_id, when
 from ml_toolbox.cli.parameters import confirm, yes_option
+
+if TYPE_CHECKING:
+    from ml_toolbox.features.costs import Taker
+    from ml_toolbox.features.training import JobRecord
 
 
 @click.group()
@@ -31,6 +37,7 @@ def list_jobs(limit: int, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
+    costs = any(j.spent.micros or j.held.micros for j in found)
     rows = [
         (
             short_id(j.id),
@@ -40,42 +47,109 @@ def list_jobs(limit: int, as_json: bool) -> None:
             j.backend,
             when(j.created_at),
             duration(j.ended_at - j.started_at) if j.ended_at and j.started_at else "",
+            *((_cost(j),) if costs else ()),
             j.model or "",
         )
         for j in found
     ]
     print_table(
-        ("id", "name", "state", "progress", "backend", "created", "took", "model"),
+        ("id", "name", "state", "progress", "backend", "created", "took", *(("cost",) if costs else ()), "model"),
         rows,
         empty="No jobs yet. Start one: mltoolbox train train.py",
     )
+
+
+def _cost(record: JobRecord) -> str:
+    """Spent, and in brackets what may come to it."""
+    return f"{record.spent}" + (f" (+{record.held})" if record.held.micros else "")
 
 
 @jobs.command()
 @click.argument("job")
 @json_option
 def show(job: str, as_json: bool) -> None:
-    """Show one job: state, metrics, failure, and every step it went through."""
-    training = Toolbox().training
+    """Show one job: state, metrics, failure, money, attempts, what it waits for, and every step it went through."""
+    toolbox = Toolbox()
+    training = toolbox.training
     record = training.get(job)
     history = training.history(record.id)
+    takers = _in_its_way(toolbox, record)
     if as_json:
-        print_json({"job": record, "history": history})
+        steps = history_data(history, created_at=record.created_at)
+        print_json({"job": record, "history": steps, "waiting_for": takers})
         return
+    _print_job(toolbox, record)
+    if takers:
+        click.echo()
+        rows = [(t.kind, t.name, t.work_id, f"{t.hourly}/h") for t in takers]
+        print_table(("room is taken by", "name", "id", "price"), rows, empty="")
+    if len(record.attempts) > 1 or (record.attempts and record.hourly.micros):
+        click.echo()
+        _print_attempts(record)
+    click.echo()
+    print_history(history, created_at=record.created_at, ended=record.ended_at is not None and record.state.is_final)
+
+
+def _in_its_way(toolbox: Toolbox, record: JobRecord) -> tuple[Taker, ...]:
+    """What has taken the room that a job in line waits for."""
+    if record.attempts and not record.attempts[-1].ended_at:
+        return ()
+    if not record.waiting_for or record.state.is_final:
+        return ()
+    full = [
+        limit.scope
+        for limit in toolbox.budgets.list()
+        if limit.scope in record.scopes
+        and limit.meter != "cost"
+        and record.waiting_for.startswith(f"budget {limit.name}:")
+    ]
+    found = {taker.work_id: taker for scope in full for taker in toolbox.budgets.takers(scope) if taker.running}
+    return tuple(found.values())
+
+
+def _budgets(toolbox: Toolbox, record: JobRecord) -> str:
+    from ml_toolbox.features.costs.outlook import held_by
+
+    return "\n".join(held_by(toolbox.budgets.list(), record.scopes)) if record.hourly.micros else ""
+
+
+def _print_attempts(record: JobRecord) -> None:
+    rows = [
+        (
+            one.number,
+            one.resource,
+            when(one.submitted_at),
+            duration(one.ended_at - one.submitted_at) if one.ended_at else "",
+            duration(one.limit_s),
+            money(one.spent, one.held),
+            f"step {one.checkpoint.step}" if one.checkpoint else "",
+            one.end or "goes on",
+        )
+        for one in record.attempts
+    ]
+    print_table(("attempt", "resource", "begun", "took", "at most", "money", "checkpoint", "end"), rows, empty="")
+
+
+def _print_job(toolbox: Toolbox, record: JobRecord) -> None:
     print_fields(
         [
             ("job", f"{record.name} ({record.id})"),
             ("state", record.state.value),
-            ("waiting for", record.message),
+            ("waiting for", record.waiting_for),
+            ("message", record.message if record.message != record.waiting_for else ""),
             ("failure", record.failure),
             ("next step", record.failure.next_step if record.failure else ""),
             ("backend", record.backend),
             ("attempt", record.attempt),
+            ("project", record.spec.project),
+            ("money", money(record.spent, record.held)),
+            ("paid by", _budgets(toolbox, record)),
             ("script", record.spec.script or " ".join(record.spec.command or ())),
             ("source", f"{record.source} ({record.code_sha256[:12]})"),
             ("inputs", "\n".join(f"{name}: {uri}" for name, uri in record.spec.inputs.items())),
             ("parameters", ", ".join(f"{k}={number(v)}" for k, v in record.spec.hyperparameters.items())),
             ("progress", f"{record.progress:.0%}" if record.progress is not None else ""),
+            ("checkpoint", f"step {saved.step} at {saved.uri}" if (saved := record.checkpoint) else ""),
             ("metrics", ", ".join(f"{k}={number(v)}" for k, v in sorted(record.metrics.items()))),
             ("created", when(record.created_at)),
             ("started", when(record.started_at)),
@@ -83,15 +157,9 @@ def show(job: str, as_json: bool) -> None:
             ("exit code", record.exit_code if record.exit_code else ""),
             ("model", record.model or record.model_uri or ""),
             ("outputs", record.output_uri or ""),
+            ("checkpoint", f"step {record.checkpoint.step} at {record.checkpoint.uri}" if record.checkpoint else ""),
         ]
     )
-    click.echo()
-    rows = []
-    previous = record.created_at
-    for step in history:
-        rows.append((when(step.at), step.state, step.phase, step.message, f"+{duration(step.at - previous)}"))
-        previous = step.at
-    print_table(("when", "state", "step", "cause", "after"), rows, empty="")
 
 
 @jobs.command()

@@ -90,6 +90,9 @@ _STYLES = {
     "degraded": "yellow",
     "stopped": "yellow",
     "Archived": "dim",
+    "warning": "yellow",
+    "alarm": "red",
+    "error": "red",
 }
 
 

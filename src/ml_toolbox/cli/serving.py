@@ -12,7 +12,8 @@ import click
 from ml_toolbox.app import Toolbox
 from ml_toolbox.base.clock import iso
 from ml_toolbox.base.errors import Invalid
-from ml_toolbox.cli.output import duration, json_option, print_fields, print_json, print_table, to_data, when
+from ml_toolbox.cli.history import history_data, money, print_history
+from ml_toolbox.cli.output import json_option, print_fields, print_json, print_table, to_data
 from ml_toolbox.cli.parameters import backend_option, confirm, key_values, yes_option
 
 if TYPE_CHECKING:
@@ -117,20 +118,16 @@ def list_endpoints(as_json: bool) -> None:
 @click.argument("endpoint")
 @json_option
 def show(endpoint: str, as_json: bool) -> None:
-    """Show one endpoint: state, URL, variants, and what was done to it."""
+    """Show one endpoint: state, URL, variants, money, and what was done to it."""
     serving = Toolbox().serving
     record = serving.show(endpoint)
     history = serving.history(endpoint)
     if as_json:
-        print_json({"endpoint": record, "history": history})
+        print_json({"endpoint": record, "history": history_data(history, created_at=record.created_at)})
         return
     _print_endpoint(record)
     click.echo()
-    rows, previous = [], record.created_at
-    for step in history:
-        rows.append((when(step.at), step.state, step.phase, step.message, f"+{duration(step.at - previous)}"))
-        previous = step.at
-    print_table(("when", "state", "step", "cause", "after"), rows, empty="")
+    print_history(history, created_at=record.created_at, ended=False)
 
 
 def _print_endpoint(record: EndpointRecord) -> None:
@@ -143,6 +140,8 @@ def _print_endpoint(record: EndpointRecord) -> None:
             ("url", status.url),
             ("backend", record.backend),
             ("replicas", f"{status.replicas_ready} of {status.replicas_wanted} ready"),
+            ("waiting for", record.message if record.message != status.message else ""),
+            ("money", money(record.spent, record.held)),
         ]
     )
     click.echo()

@@ -27,12 +27,19 @@ def init() -> None:
 
 
 @click.command()
+@click.option(
+    "--fix", is_flag=True, help="First drive what is due, enforce budgets and remove strays, as the agent does."
+)
 @json_option
-def doctor(as_json: bool) -> None:
-    """Check this machine and installation; says what to do about each finding. Changes nothing."""
+def doctor(fix: bool, as_json: bool) -> None:
+    """Check this machine, this installation and the loop; says what to do about each finding.
+
+    Finds orphans (resources of ours that nothing owns), stale leases, outcomes that are not known, overdrawn budgets, alarms,
+    and clocks that disagree. Changes nothing without --fix.
+    """
     from ml_toolbox.cli.diagnosis import diagnose
 
-    findings = diagnose(Toolbox())
+    findings = diagnose(Toolbox(), fix=fix)
     if as_json:
         print_json(findings)
     else:

@@ -16,6 +16,7 @@ from ml_toolbox.cli.parameters import backend_option, key_values, typed_values
 
 if TYPE_CHECKING:
     from ml_toolbox.domain.jobs import JobSpec
+    from ml_toolbox.features.training import Job
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,6 +46,15 @@ _OPTIONS = (
     click.option("--memory", type=float, default=None, metavar="GIB", help="Memory per node; killed above it."),
     click.option("--accelerators", default=None, metavar="TYPE:COUNT", help="e.g. T4:1, gpu:1"),
     click.option("--max-duration", type=float, default=None, metavar="SECONDS", help="Stop after this long."),
+    click.option(
+        "--max-cost", type=float, default=None, metavar="USD",
+        help="What all attempts together may cost; told to save and stop in time.",
+    ),
+    click.option(
+        "--max-cost-per-hour", type=float, default=None, metavar="USD", help="Take no place dearer than this."
+    ),
+    click.option("--project", default=None, help="Project whose budget pays besides yours."),
+    click.option("--profile", default=None, help="Compute profile whose budget pays as well."),
     click.option(
         "--checkpoints", default=None, metavar="PLACE",
         help="Folder or URI for the checkpoints of all attempts. Default: a place that is deleted with the job.",
@@ -132,6 +142,7 @@ def train(target: str, detach: bool, plan_only: bool, backend: str, as_json: boo
         return
     toolbox.warm_up(backend)
     job = toolbox.training.submit(spec, backend)
+    _tell_money(toolbox, job)
     if detach:
         if as_json:
             print_json(job.record)
@@ -141,6 +152,24 @@ def train(target: str, detach: bool, plan_only: bool, backend: str, as_json: boo
     from ml_toolbox.cli.following import follow
 
     sys.exit(follow(toolbox.training, job.id, as_json=as_json))
+
+
+def _tell_money(toolbox: Toolbox, job: Job) -> None:
+    """What is held for the job, of whose budget; or what it waits in line for. Nothing for what costs nothing."""
+    record = job.submitted
+    if record.waiting_for and not record.attempts:
+        click.echo(f"waits in line: {record.waiting_for}", err=True)
+        return
+    if not record.hourly.micros:
+        return
+    from ml_toolbox.features.costs import Reservation
+    from ml_toolbox.features.costs.outlook import held_by
+
+    held = Reservation(scopes=record.scopes, hourly=record.hourly, seconds=record.reserved_s)
+    budgets = held_by(toolbox.state.limits(), record.scopes)
+    click.echo(f"holds {held}{f' of {budgets[0]}' if budgets else ''}", err=True)
+    for budget in budgets[1:]:
+        click.echo(f"      and of {budget}", err=True)
 
 
 def job_spec(
@@ -159,6 +188,10 @@ def job_spec(
     memory: float | None,
     accelerators: str | None,
     max_duration: float | None,
+    max_cost: float | None,
+    max_cost_per_hour: float | None,
+    project: str | None,
+    profile: str | None,
     checkpoints: str | None,
     retry_preempted: int | None,
     retry_no_capacity: int | None,
@@ -171,8 +204,8 @@ def job_spec(
     resources, limits = spec.resources, spec.limits
     given = {"cpus": cpus, "memory_gib": memory, "accelerators": accelerators}
     resources = replace(resources, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
-    if max_duration is not None:
-        limits = replace(limits, max_duration_s=max_duration)
+    least = {"max_duration_s": max_duration, "max_cost_usd": max_cost, "max_cost_per_hour_usd": max_cost_per_hour}
+    limits = replace(limits, **{key: value for key, value in least.items() if value is not None})
     again = {"preempted": retry_preempted, "no_capacity": retry_no_capacity, "lost": retry_lost}
     retry = replace(spec.retry, **{cause: count for cause, count in again.items() if count is not None})
     wanted = (*requirements, *_lines(requirements_file)) or spec.environment.requirements
@@ -194,6 +227,8 @@ def job_spec(
         environment=environment,
         retry=retry,
         checkpoints=checkpoints or spec.checkpoints,
+        project=spec.project if project is None else project,
+        profile=spec.profile if profile is None else profile,
     )
 
 

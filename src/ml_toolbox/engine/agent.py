@@ -6,13 +6,14 @@ The commands of one machine do the same in passing; an agent does it when nobody
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Protocol
 
 from ml_toolbox.base.errors import ToolboxError
 from ml_toolbox.engine.collection import EVERY_S, Collector, Comparison, StoreWithBooks
+from ml_toolbox.engine.ledger import Limit
 from ml_toolbox.engine.overdraft import Holder, to_stop
 from ml_toolbox.engine.rows import Row
 from ml_toolbox.engine.runner import Runner
@@ -98,12 +99,16 @@ class Agent:
 
     def enforce_budgets(self) -> int:
         """Wish the stop of what budgets, lowered since, no longer pay for. Returns how many were wished."""
-        limits = [limit for limit in self._store.limits() if limit.meter == "cost" and limit.taken > limit.most]
-        if not limits:
-            return 0
-        rows = (row for kind in self._workflows for row in self._store.find(kind, limit=100_000))
-        holders = [Holder(row, self._workflows[row.kind].held(row)) for row in rows if row.ended_at is None]
-        reasons = to_stop(limits, holders)
+        reasons = self.overdrawn(self._store.limits())
         for row_id, reason in reasons.items():
             self._store.wish(row_id, "stop", reason=reason)
         return len(reasons)
+
+    def overdrawn(self, limits: Iterable[Limit]) -> dict[str, str]:
+        """Ids of the rows that such limits would stop, and why. Changes nothing."""
+        over = [limit for limit in limits if limit.meter == "cost" and limit.taken > limit.most]
+        if not over:
+            return {}
+        rows = (row for kind in self._workflows for row in self._store.find(kind, limit=100_000))
+        holders = [Holder(row, self._workflows[row.kind].held(row)) for row in rows if row.ended_at is None]
+        return to_stop(over, holders)

@@ -154,7 +154,7 @@ def _refusal(before: Limit, after: Limit) -> BudgetExceeded:
     waits = before.meter != "cost" and asked <= before.most
     free = max(0, before.most - before.taken)
     parts = (
-        f"{before.show(before.spent)} spent + {before.show(before.held)} held" if before.meter == "cost" else "taken"
+        f"{before.show(before.spent)} spent - {before.show(before.held)} held" if before.meter == "cost" else "taken"
     )
     taken = parts if before.meter == "cost" else f"{before.show(before.held)} {parts}"
     return BudgetExceeded(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ml_toolbox.base.errors import BudgetExceeded, Bug, Throttled, ToolboxError
 from ml_toolbox.engine.crash import crash_point
@@ -15,7 +19,7 @@ from ml_toolbox.engine.ledger import Posting
 from ml_toolbox.engine.owners import is_dead, this_owner
 from ml_toolbox.engine.pacing import Pacer
 from ml_toolbox.engine.rows import Change, Row, Write
-from ml_toolbox.engine.store import Store
+from ml_toolbox.engine.store import Store, Written
 from ml_toolbox.engine.workflow import (
     AGAIN,
     OBSERVE,
@@ -51,6 +55,48 @@ class _Step(NamedTuple):
     row: Row
     event: Event
     decision: Decision
+    taken: int = 0
+    """Which step this is since the row was taken up."""
+
+
+_Happened: TypeAlias = tuple[Row, Event, int]
+"""A row, what happened to it, and the steps it has taken."""
+
+
+class _UnderWay:
+    """What runs on an executor. Results are taken up as they come, all that have come together."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._ended: SimpleQueue[list[_Happened] | BaseException] = SimpleQueue()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def start(self, executor: Executor, task: Callable[[], list[_Happened]]) -> None:
+        executor.submit(self._run, task)
+        self._count += 1
+
+    def ended(self, *, within_s: float) -> list[_Happened]:
+        """What has ended since the last call; waits for the first that does. Raises what a task raised."""
+        ended: list[_Happened] = []
+        try:
+            while self._count:
+                within = None if math.isinf(within_s) else within_s
+                result = self._ended.get_nowait() if ended else self._ended.get(timeout=within)
+                self._count -= 1
+                if isinstance(result, BaseException):
+                    raise result
+                ended += result
+        except Empty:
+            pass
+        return ended
+
+    def _run(self, task: Callable[[], list[_Happened]]) -> None:
+        try:
+            self._ended.put(task())
+        except BaseException as error:  # noqa: BLE001 - the thread's edge: it is raised where the results are waited for
+            self._ended.put(error)
 
 
 class Runner:
@@ -80,6 +126,7 @@ class Runner:
         self._pacer = pacer or Pacer()
         self.owner = owner or this_owner()
         self._keeper = keeper or Keeper(lambda: store.renew(self.owner, lease_s=lease_s), every_s=lease_s / 3)
+        self._under_way = _UnderWay()
 
     def insert(self, row: Row, postings: Sequence[Posting] = ()) -> Row:
         """Write the intent with the money it may cost, then drive the row until it rests. Returns it as last seen.
@@ -97,60 +144,140 @@ class Runner:
         return self._store.get(row_id) if row is None else self._advance(row, Claimed())
 
     def tick(
-        self, kinds: Collection[str] | None = None, *, executor: Executor | None = None, batch: int = BATCH
+        self,
+        kinds: Collection[str] | None = None,
+        *,
+        executor: Executor | None = None,
+        batch: int = BATCH,
+        linger_s: float = math.inf,
     ) -> int:
-        """Drive every row that is due now and free. Returns how many were driven.
+        """Drive every row that is due now and free. Returns how many were taken up.
 
-        Rows that only have to be looked at are looked at and written together; each of the others is driven alone, on
-        ``executor`` when one is given.
+        Rows that only have to be looked at are looked at and written together. Without ``executor`` each of the others is
+        driven alone, one after the other. With one, effects and observations run there side by side, none waits for another
+        row's, and whatever has ended by the time the former transaction is durable is written together in the next; what is
+        still under way after ``linger_s`` is left to the next tick or to :meth:`finish`. All of these are for one thread.
         """
-        driven, began = 0, self._store.now()
-        while True:
-            rows = self._store.claim_due(
-                kinds or tuple(self._workflows),
-                owner=self.owner,
-                lease_s=self._lease_s,
-                is_dead=is_dead,
-                due_before=began,
-                limit=batch,
-            )
-            driven += len(rows)
-            self._drive_together(rows, executor)
-            if len(rows) < batch:
-                return driven
+        wanted, began = tuple(kinds or self._workflows), self._store.now()
+        until = time.monotonic() + linger_s
+        driven, more = 0, True
+        with ExitStack() as keeping:
+            while True:
+                if more and len(self._under_way) < batch:
+                    rows = self._store.claim_due(
+                        wanted, owner=self.owner, lease_s=self._lease_s, is_dead=is_dead, due_before=began, limit=batch
+                    )
+                    if rows and not driven:
+                        keeping.enter_context(self._keeper.keeping())
+                    driven, more = driven + len(rows), len(rows) == batch
+                    if executor is None:
+                        self._drive_together(rows)
+                    else:
+                        self._set_going(self._claimed(rows), executor)
+                elif executor is None or not self._under_way:
+                    return driven
+                else:
+                    ended = self._under_way.ended(within_s=max(0.0, until - time.monotonic()))
+                    self._set_going(self._after(ended), executor)
+                    if time.monotonic() >= until:
+                        return driven
 
-    def _drive_together(self, rows: Sequence[Row], executor: Executor | None) -> None:
+    @property
+    def under_way(self) -> int:
+        """Effects and observations that the last tick left on its executor."""
+        return len(self._under_way)
+
+    def finish(self, executor: Executor) -> None:
+        """Wait for what earlier ticks left under way, and drive it on until it rests."""
+        while self._under_way:
+            self._set_going(self._after(self._under_way.ended(within_s=math.inf)), executor)
+
+    # -- many rows ----------------------------------------------------------------------------------------------------
+
+    def _claimed(self, rows: Sequence[Row]) -> list[_Step]:
         now = self._store.now()
-        steps = [self._decided(row, Claimed(), now) for row in rows]
-        with self._keeper.keeping():
-            looking = [step for step in steps if step.decision.effect is OBSERVE and not _writes(step)]
-            steps = [step for step in steps if step.decision.effect is not OBSERVE or _writes(step)]
-            steps += self._looked(looking)
-            resting = [step for step in steps if step.decision.effect is None]
-            unfinished = self._write(resting)
-            acting = [*unfinished, *(step for step in steps if step.decision.effect is not None)]
-            if executor is None:
-                for step in acting:
-                    self._go_on(step)
-            else:
-                list(executor.map(self._go_on, acting))
+        return [self._decided(row, Claimed(), now) for row in rows]
 
-    def _looked(self, looking: Sequence[_Step]) -> list[_Step]:
-        """Observe the rows of each kind and place together."""
-        groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
-        for step in looking:
-            groups[step.row.kind, step.row.place].append(step.row)
-        seen = []
-        for (kind, place), rows in groups.items():
-            crash_point("before:observe")
-            self._pacer.wait(place)
-            values = self._observations(kind, rows)
-            now = self._store.now()
-            for row, value in zip(rows, values, strict=True):
-                event = Failed(OBSERVE, value) if isinstance(value, ToolboxError) else Observed(value)
-                self._learn(place, event)
-                seen.append(self._decided(row, event, now))
-        return seen
+    def _after(self, ended: Sequence[_Happened]) -> list[_Step]:
+        now = self._store.now()
+        return [self._decided(row, event, now, taken) for row, event, taken in ended]
+
+    def _set_going(self, steps: list[_Step], executor: Executor) -> None:
+        """Write decisions, each batch in one transaction, until every row rests or is on its way to what it has to do."""
+        while steps:
+            following, now = [], self._store.now()
+            looking: dict[tuple[str, str], list[tuple[Row, int]]] = defaultdict(list)
+            for step, written in zip(steps, self._recorded(steps), strict=True):
+                effect = step.decision.effect
+                if isinstance(written, BudgetExceeded):
+                    following.append(self._decided(step.row, Refused(written), now, step.taken))
+                elif written is None or (effect is None and written.wish == step.row.wish):
+                    continue
+                elif effect is None or effect is AGAIN:
+                    following.append(self._decided(written, Claimed(), now, step.taken))
+                elif effect is OBSERVE:
+                    looking[written.kind, written.place].append((written, step.taken))
+                else:
+                    self._under_way.start(executor, partial(self._acted, written, effect, step.taken))
+            for (kind, place), rows in looking.items():
+                self._under_way.start(executor, partial(self._seen, kind, place, rows))
+            steps = following
+
+    def _recorded(self, steps: Sequence[_Step]) -> list[Written]:
+        """Write in one transaction what says anything new, ends a lease, or comes so late that the lease grows old."""
+        fresh = self._store.now() + self._lease_s / 2
+        writing = []
+        for number, step in enumerate(steps):
+            crash_point(f"after:{label(step.event)}:before:record")
+            if step.decision.effect is None or step.row.lease_until <= fresh or _writes(step):
+                writing.append(number)
+        results: list[Written] = [step.row for step in steps]
+        if writing:
+            writes = [_as_write(steps[number]) for number in writing]
+            for number, result in zip(writing, self._store.write(writes, lease_s=self._lease_s), strict=True):
+                results[number] = result
+        for step, result in zip(steps, results, strict=True):
+            if result is not None:
+                crash_point(f"after:record:{label(step.event)}")
+        return results
+
+    def _acted(self, row: Row, effect: Effect, taken: int) -> list[_Happened]:
+        return [(row, self._execute(self._workflows[row.kind], row, effect), taken)]
+
+    def _seen(self, kind: str, place: str, rows: Sequence[tuple[Row, int]]) -> list[_Happened]:
+        with self._keeper.keeping():
+            events = self._observed(kind, place, [row for row, _ in rows])
+        return [(row, event, taken) for (row, taken), event in zip(rows, events, strict=True)]
+
+    def _drive_together(self, rows: Sequence[Row]) -> None:
+        """Look together, write together, act one after the other: each result is on record before the next act begins."""
+        steps, looking = [], defaultdict(list)
+        for step in self._claimed(rows):
+            if step.decision.effect is OBSERVE and not _writes(step):
+                looking[step.row.kind, step.row.place].append(step.row)
+            else:
+                steps.append(step)
+        for (kind, place), group in looking.items():
+            events = self._observed(kind, place, group)
+            steps += self._after([(row, event, 0) for row, event in zip(group, events, strict=True)])
+        resting = [step for step in steps if step.decision.effect is None]
+        acting = [step for step in steps if step.decision.effect is not None]
+        for step in [*self._write(resting), *acting]:
+            self._go_on(step)
+
+    def _observed(self, kind: str, place: str, rows: Sequence[Row]) -> list[Event]:
+        """Look at rows of one kind and place together."""
+        crash_point("before:observe")
+        self._pacer.wait(place)
+        values = self._observations(kind, rows)
+        events: list[Event] = [
+            Failed(OBSERVE, value) if isinstance(value, ToolboxError) else Observed(value) for value in values
+        ]
+        refused = next(
+            (event for event in events if isinstance(event, Failed) and isinstance(event.error, Throttled)), None
+        )
+        self._learn(place, refused or events[0])  # one call, whatever the number of its answers
+        return events
 
     def _observations(self, kind: str, rows: Sequence[Row]) -> Sequence[Any]:
         try:
@@ -165,14 +292,8 @@ class Runner:
 
     def _write(self, steps: Sequence[_Step]) -> list[_Step]:
         """Write decisions without an effect in one transaction; returns those that are not at rest yet."""
-        if not steps:
-            return []
-        for step in steps:
-            crash_point(f"after:{label(step.event)}:before:record")
-        written = self._store.write([_as_write(step, release=True) for step in steps], lease_s=self._lease_s)
         unfinished = []
-        for step, result in zip(steps, written, strict=True):
-            crash_point(f"after:record:{label(step.event)}")
+        for step, result in zip(steps, self._recorded(steps), strict=True):
             if isinstance(result, BudgetExceeded):
                 unfinished.append(self._decided(step.row, Refused(result), self._store.now()))
             elif result is not None and result.wish != step.row.wish:
@@ -185,18 +306,12 @@ class Runner:
     def _go_on(self, step: _Step) -> Row:
         """Write, act, decide, write, … until the row rests."""
         for _ in range(_MAX_STEPS):
-            row, event, decision = step
-            effect = decision.effect
-            crash_point(f"after:{label(event)}:before:record")
-            if effect is not None and not _writes(step) and row.lease_until - self._store.now() > self._lease_s / 2:
-                written: Row | BudgetExceeded | None = row  # nothing to say, and the lease is fresh: one sync is saved
-            else:
-                write = _as_write(step, release=effect is None)
-                written = self._store.write([write], lease_s=self._lease_s)[0]
+            row, effect = step.row, step.decision.effect
+            written = self._recorded([step])[0]
             if written is None:
                 # The lease went to somebody else while we were away: what they wrote is the truth.
                 return self._store.get(row.id)
-            crash_point(f"after:record:{label(event)}")
+            event: Event
             if isinstance(written, BudgetExceeded):
                 event = Refused(written)
             elif effect is AGAIN:
@@ -234,9 +349,11 @@ class Runner:
         elif isinstance(event, Done | Observed):
             self._pacer.passed(place)
 
-    def _decided(self, row: Row, event: Event, now: float) -> _Step:
+    def _decided(self, row: Row, event: Event, now: float, taken: int = 0) -> _Step:
         try:
-            return _Step(row, event, self._workflows[row.kind].decide(row, event, now))
+            if taken >= _MAX_STEPS:
+                raise Bug(f"it did not come to rest in {_MAX_STEPS} steps (phase {row.phase})")
+            return _Step(row, event, self._workflows[row.kind].decide(row, event, now), taken + 1)
         except Exception as error:  # noqa: BLE001 - the loop's edge: the row is kept as it is, for a release that understands it
             change = Change(
                 phase=row.phase,
@@ -266,9 +383,9 @@ def label(event: Event) -> str:
             return "refused"
 
 
-def _as_write(step: _Step, *, release: bool) -> Write:
+def _as_write(step: _Step) -> Write:
     change = step.decision.change if _writes(step) else None
-    return Write(row=step.row, change=change, cause=label(step.event), release=release)
+    return Write(row=step.row, change=change, cause=label(step.event), release=step.decision.effect is None)
 
 
 def _writes(step: _Step) -> bool:

@@ -87,5 +87,8 @@ class Store(Protocol):
     def places(self) -> tuple[str, ...]:
         """Every place that a row was ever written for: where resources of ours may exist."""
 
+    def forget_place(self, place: str) -> bool:
+        """Look there no more, until a row is written for it again. False, and nothing changes, while a row lives there."""
+
     def close(self) -> None:
         """Give up connections. The store may not be used afterwards."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from threading import get_ident
 from typing import Any, NamedTuple
 
 
@@ -128,6 +129,20 @@ def write_json(path: str, value: Any, *, durable: bool = False) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def create_json(path: str, value: Any) -> bool:
+    """Put the file in place in one step unless there is one; whether it was put. Of several at once, one does."""
+    temporary = f"{path}.{os.getpid()}-{get_ident()}.new"
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(value, file)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+    return True
 
 
 def read_json(path: str) -> Any:

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any, TypeAlias, TypeVar
 
 from ml_toolbox.base.clock import Clock
-from ml_toolbox.base.errors import Bug, Denied, Invalid, MissingExtra, ToolboxError, Unavailable
+from ml_toolbox.base.errors import Bug, Denied, Invalid, MissingExtra, ToolboxError, Unavailable, Unsupported
 from ml_toolbox.state import ddl, migrations
 from ml_toolbox.state.connections import Connections
 from ml_toolbox.state.database import Duplicate, Posting, Session, Values
@@ -59,6 +59,9 @@ _BEGUN = f"{_TIME}, pg_current_xact_id()::text AS number"
 _MIGRATING = 0x6D6C7462
 """The advisory lock under which tables are made: the letters "mltb"."""
 
+_OLDEST = 130_000
+"""The first server that tells the number of a transaction in 64 bits, and what became of it."""
+
 _TRIES = 8
 _UNKNOWN_S = 30.0
 """How long a lost answer to a commit is asked after: a server that crashed needs some seconds to come back."""
@@ -87,6 +90,7 @@ class PostgresDatabase:
 
     def __init__(self, url: str, clock: Clock | None = None) -> None:
         self._clock = clock
+        self._url = url
         self._options, self.name = _parsed(url)
         self._connections: Connections[_Connection] = Connections(self._open)
         self._read_at = float("-inf")
@@ -204,6 +208,12 @@ class PostgresDatabase:
             "", autocommit=True, prepare_threshold=0, row_factory=dict_row, **{**_DEFAULTS, **self._options}
         )
         try:
+            if connection.info.server_version < _OLDEST:
+                raise Unsupported(
+                    f"the state database {self.name} is PostgreSQL {connection.info.server_version // 10_000}",
+                    hint=f"use PostgreSQL {_OLDEST // 10_000} or newer",
+                    resource=self.name,
+                )
             connection.execute(_PREPARE, prepare=False)
         except BaseException:
             connection.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import lru_cache
 from typing import Any
 
 from ml_toolbox.base.errors import BudgetExceeded, Conflict, NotFound
@@ -54,7 +55,8 @@ class SqlStore:
                 session.later(statements.INSERT_PLACE, {"place": row.place, "first_at": now})
             books = _Books(session, row.scopes if postings else ())
             told = [_told(row.id, now, row.phase, row.state, "created", leased.lease_token, "insert")]
-            told += _warnings(leased, books.post(row.id, row.scopes, postings))
+            warnings = books.post(row.id, row.scopes, postings)
+            told += _warnings(row.id, now, row.phase, row.state, leased.lease_token, warnings)
             session.later(statements.INSERT_TRANSITION, *told)
             books.close()
             return leased
@@ -182,6 +184,16 @@ class SqlStore:
     def places(self) -> tuple[str, ...]:
         return tuple(line["place"] for line in self._database.read(statements.PLACES, {}))
 
+    def forget_place(self, place: str) -> bool:
+        def body(session: Session) -> bool:
+            if session.rows(statements.LIVING, {"place": place}):
+                return False
+            session.later(statements.FORGET_PLACE, {"place": place})
+            return True
+
+        # Alone, so that no first attempt is just being reserved there.
+        return self._database.write(body, posting="alone")
+
     # -- the books ----------------------------------------------------------------------------------------------------
 
     def limits(self) -> tuple[Limit, ...]:
@@ -232,7 +244,7 @@ class SqlStore:
 
     def scopes_of(self, work_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
         found = self._database.read(statements.SCOPES, {"ids": list(work_ids)})
-        return {line["id"]: tuple(json.loads(line["scopes"])) for line in found}
+        return {line["id"]: _scopes(line["scopes"]) for line in found}
 
 
 class _Books:
@@ -282,7 +294,7 @@ def _written(session: Session, writes: Sequence[Write], lease_s: float) -> list[
         for write in writes
     ]
     payers = {
-        write.row.id: tuple(json.loads(line["scopes"]))
+        write.row.id: _scopes(line["scopes"])
         for write, line in zip(writes, held, strict=True)
         if line is not None and write.change is not None and write.change.postings
     }
@@ -333,8 +345,7 @@ class _Batch:
         if change.message or (change.phase, change.state) != (line["phase"], line["state"]):
             told = (change.phase, change.state, change.message, row.lease_token, write.cause, change.level)
             self._told.append(_told(row.id, self._now, *told))
-        before = _seen(row, line, data=row.data)
-        self._told += _warnings(replace(before, updated_at=self._now), warnings)
+        self._told += _warnings(row.id, self._now, line["phase"], line["state"], row.lease_token, warnings)
         values = {
             "phase": change.phase,
             "state": change.state,
@@ -391,12 +402,10 @@ def _told(
     }
 
 
-def _warnings(row: Row, warnings: Sequence[str]) -> list[dict[str, Any]]:
-    """Lines of history for a row at the moment of its ``updated_at``."""
-    return [
-        _told(row.id, row.updated_at, row.phase, row.state, warning, row.lease_token, "budget", "warning")
-        for warning in warnings
-    ]
+def _warnings(
+    row_id: str, now: float, phase: str, state: str, lease_token: int, warnings: Sequence[str]
+) -> list[dict[str, Any]]:
+    return [_told(row_id, now, phase, state, warning, lease_token, "budget", "warning") for warning in warnings]
 
 
 def _present(found: Sequence[Mapping[str, Any]], row_id: str) -> Row:
@@ -409,8 +418,14 @@ def _row(line: Mapping[str, Any], **changed: Any) -> Row:
     values = {name: line[name] for name in _COLUMNS}
     values["spec"] = json.loads(values["spec"])
     values["data"] = json.loads(values["data"])
-    values["scopes"] = tuple(json.loads(values["scopes"]))
+    values["scopes"] = _scopes(values["scopes"])
     return Row(**{**values, **changed})
+
+
+@lru_cache(maxsize=256)
+def _scopes(text: str) -> tuple[str, ...]:
+    """Of the rows of one user in one project, which are many, the same."""
+    return tuple(json.loads(text))
 
 
 def _stored(row: Row) -> dict[str, Any]:

@@ -93,6 +93,10 @@ WHERE seq > :after ORDER BY seq LIMIT :limit"""
 
 PLACES = """SELECT place FROM place ORDER BY first_at, place"""
 
+LIVING = """SELECT id FROM work WHERE place = :place AND ended_at IS NULL LIMIT 1"""
+
+FORGET_PLACE = """DELETE FROM place WHERE place = :place"""
+
 SCOPES = """SELECT id, scopes FROM work WHERE id IN :ids"""
 
 # -- the books ------------------------------------------------------------------------------------------------------------

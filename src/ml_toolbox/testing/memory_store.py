@@ -163,6 +163,13 @@ class MemoryStore:
         with self._lock:
             return tuple(self._places)
 
+    def forget_place(self, place: str) -> bool:
+        with self._lock:
+            if any(row.place == place and row.ended_at is None for row in self._rows.values()):
+                return False
+            self._places.pop(place, None)
+            return True
+
     # -- the books ----------------------------------------------------------------------------------------------------
 
     def limits(self) -> tuple[Limit, ...]:

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,27 @@ def test_a_watcher_killed_within_the_notice_changes_nothing(bench: Bench, role: 
     bench.backend.preempt(job, notice_s=WAIT_S)
     os.kill(bench.watcher(job, role), signal.SIGKILL)
     bench.preempted(job)
+
+
+def test_of_many_notices_at_once_the_first_stands(bench: Bench) -> None:
+    job = bench.running(DEAF)
+    bench.backend.preempt(job, notice_s=0.5)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: bench.backend.preempt(job, notice_s=3600), range(32)))
+    bench.preempted(job)
+    lines = [line.text for line in bench.backend.logs(job).lines if line.stream == "system"]
+    assert lines[0] == "preempted: the capacity is taken away in 0.5 s"
+    assert len(lines) == 2
+
+
+def test_preempted_and_stopped_by_many_at_once(bench: Bench) -> None:
+    job = bench.running(DEAF)
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(bench.backend.preempt, job, notice_s=WAIT_S) for _ in range(16)] + [
+            pool.submit(bench.backend.stop, job, grace_s=0.1) for _ in range(16)
+        ]:
+            done.result()
+    assert bench.end(job).state is JobState.STOPPED
 
 
 def test_a_stop_within_the_notice_is_a_stop(bench: Bench) -> None:

@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from ml_toolbox.base.errors import BudgetExceeded, Unsupported
+from ml_toolbox.base.errors import Unsupported
 from ml_toolbox.catalog import prices
 from ml_toolbox.domain.endpoints import EndpointSpec
 from ml_toolbox.domain.jobs import JobSpec, Resources
 from ml_toolbox.domain.money import Money
 from ml_toolbox.domain.offers import Alternative, Offer, Plan, PlannedRequest
 from ml_toolbox.ports.endpoints import EndpointBackend
-from ml_toolbox.ports.jobs import JobBackend, Owner
+from ml_toolbox.ports.jobs import JobBackend, JobRequest, Owner
 
 _SECRET_WORDS = ("secret", "password", "token", "credential", "key")
 
 
-def plan_job(spec: JobSpec, backend: JobBackend, others: Sequence[JobBackend], *, install: str) -> Plan:
+class WorstCase(Protocol):
+    """The most that an attempt can cost, by the same rule as when it is begun."""
+
+    @property
+    def hourly(self) -> Money: ...
+
+    @property
+    def limit_s(self) -> float: ...
+
+    @property
+    def cost(self) -> Money: ...
+
+
+def plan_job(
+    spec: JobSpec,
+    backend: JobBackend,
+    others: Sequence[JobBackend],
+    *,
+    install: str,
+    worst: Callable[[JobSpec, JobBackend, JobRequest], WorstCase],
+) -> Plan:
     """What ``train`` would do with this spec on ``backend``.
 
-    Raises ``Unsupported`` with the backend's reason when it refuses the job, and ``BudgetExceeded`` with the arithmetic when
-    the worst case (price x longest duration) is above ``limits.max_cost_usd``.
+    Raises ``Unsupported`` with the backend's reason when it refuses the job, and what ``worst`` raises, with its arithmetic,
+    when the job's own limits forbid it.
     """
     _require(backend, backend.refuses(spec), spec.name)
     request = backend.build(spec, Owner(install=install, row="planned", attempt=1))
     offer = _first(backend.offers(spec), backend.name)
-    hourly = offer.price_hourly.times(spec.resources.nodes)
-    worst = hourly.times(spec.limits.max_duration_s / 3600)
-    _check_budget(spec, hourly, worst)
+    most = worst(spec, backend, request)
     creates = [f"1 job on {backend.name}, named {request.name}"]
     if spec.environment.requirements:
         creates.append(f"1 cached environment with {len(spec.environment.requirements)} requirements, unless it exists")
@@ -40,11 +58,11 @@ def plan_job(spec: JobSpec, backend: JobBackend, others: Sequence[JobBackend], *
         creates=tuple(creates),
         requests=(PlannedRequest(action="submit job", target=backend.name, body=_redacted(request.body)),),
         offer=offer,
-        max_duration_s=spec.limits.max_duration_s,
-        cost_per_hour=hourly,
-        max_cost=worst,
+        max_duration_s=most.limit_s,
+        cost_per_hour=most.hourly,
+        max_cost=most.cost,
         alternatives=(*_job_alternatives(spec, others), *_priced(spec.resources, spec.resources.nodes, backend.name)),
-        warnings=_warnings(spec),
+        warnings=_warnings(spec, most),
     )
 
 
@@ -97,17 +115,6 @@ def _first(offers: tuple[Offer, ...], backend: str) -> Offer:
     return offers[0]
 
 
-def _check_budget(spec: JobSpec, hourly: Money, worst: Money) -> None:
-    limit = spec.limits.max_cost_usd
-    if limit is not None and worst > Money.usd(limit):
-        hours = spec.limits.max_duration_s / 3600
-        raise BudgetExceeded(
-            f"{spec.name} could cost {worst}: {hourly}/h x {hours:g} h; limits.max_cost_usd is {Money.usd(limit)}",
-            hint="lower limits.max_duration_s or raise limits.max_cost_usd",
-            field="limits.max_cost_usd",
-        )
-
-
 def _job_alternatives(spec: JobSpec, others: Sequence[JobBackend]) -> list[Alternative]:
     found = []
     for other in others:
@@ -139,10 +146,16 @@ def _priced(wanted: Resources, count: int, taken: str) -> list[Alternative]:
     ]
 
 
-def _warnings(spec: JobSpec) -> tuple[str, ...]:
+def _warnings(spec: JobSpec, worst: WorstCase) -> tuple[str, ...]:
+    said = []
     if spec.resources.spot:
-        return ("spot capacity can be taken away at any time: save checkpoints",)
-    return ()
+        said.append("spot capacity can be taken away at any time: save checkpoints")
+    if spec.limits.max_cost_usd is not None and worst.limit_s < spec.limits.max_duration_s:
+        said.append(
+            f"limits.max_cost_usd of {Money.usd(spec.limits.max_cost_usd)} lasts for {worst.limit_s:.0f} s of the "
+            f"{spec.limits.max_duration_s:.0f} s that it may run: it is told to save and stop before"
+        )
+    return tuple(said)
 
 
 def _redacted(value: Any, key: str = "") -> Any:

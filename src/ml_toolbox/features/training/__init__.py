@@ -6,9 +6,21 @@ that commands and servers call. Placement, prices and the registry are other fea
 
 from __future__ import annotations
 
+from ml_toolbox.features.training.attempts import Worst, worst
 from ml_toolbox.features.training.prepare import ResolvedInput, prepare
-from ml_toolbox.features.training.records import JobRecord
+from ml_toolbox.features.training.records import AttemptRecord, JobRecord, payers
 from ml_toolbox.features.training.spec import load_spec
 from ml_toolbox.features.training.training import Job, Training
 
-__all__ = ["Job", "JobRecord", "ResolvedInput", "Training", "load_spec", "prepare"]
+__all__ = [
+    "AttemptRecord",
+    "Job",
+    "JobRecord",
+    "ResolvedInput",
+    "Training",
+    "Worst",
+    "load_spec",
+    "payers",
+    "prepare",
+    "worst",
+]

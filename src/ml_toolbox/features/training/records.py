@@ -36,6 +36,12 @@ class Attempt:
     """How long the platform is told to let it run: the job's limit, or what its money lasts for."""
     absence: Absence = field(default_factory=Absence)
     charge: Charge = field(default_factory=Charge)
+    ended_at: float = 0.0
+    """When it was proved gone; 0: it is not."""
+    end: str = ""
+    """Why it ended."""
+    checkpoint: Checkpoint | None = None
+    """The last complete one when it ended; the next attempt goes on from there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +113,26 @@ class JobOrder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """One attempt as users see it."""
+
+    number: int
+    resource: str
+    """Its id on the backend; "" until the create call has answered."""
+    submitted_at: float
+    created_at: float | None
+    ended_at: float | None
+    end: str
+    """Why it ended; "" while it has not."""
+    limit_s: float
+    """How long it is let run."""
+    held: Money
+    spent: Money
+    checkpoint: Checkpoint | None
+    """The last complete one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
     """A job as users see it."""
 
@@ -140,6 +166,19 @@ class JobRecord:
     spent: Money = field(default_factory=Money)
     waiting_for: str = ""
     """What the loop waits for before it goes on, when it does."""
+    scopes: tuple[str, ...] = ()
+    """Whose budgets pay."""
+    attempts: tuple[AttemptRecord, ...] = ()
+    reserved_s: float = 0.0
+    """How long the present attempt may exist; what is held pays for that."""
+    hourly: Money = field(default_factory=Money)
+    """Price of the place taken."""
+
+
+def payers(job: JobSpec, backend: str, actor: str) -> tuple[str, ...]:
+    """The scopes whose budgets pay for such a job."""
+    named = (("user", actor), ("project", job.project), ("profile", job.profile), ("backend", backend))
+    return ("all", *(f"{scope}:{name}" for scope, name in named if name))
 
 
 def order_of(row: Row) -> JobOrder:
@@ -190,4 +229,23 @@ def record_of(row: Row, seen: JobObservation | None = None) -> JobRecord:
         held=Money(data.held),
         spent=Money(data.spent),
         waiting_for=waiting,
+        scopes=row.scopes,
+        attempts=tuple(_attempt(one, shown if one is data.attempts[-1] else None) for one in data.attempts),
+        reserved_s=data.attempt.limit_s + order.overhead_s if data.attempts else 0.0,
+        hourly=Money(order.hourly),
+    )
+
+
+def _attempt(one: Attempt, seen: JobObservation | None) -> AttemptRecord:
+    return AttemptRecord(
+        number=one.number,
+        resource=one.resource,
+        submitted_at=one.submitted_at,
+        created_at=one.created_at or None,
+        ended_at=one.ended_at or None,
+        end=one.end,
+        limit_s=one.limit_s,
+        held=Money(one.charge.held),
+        spent=Money(one.charge.spent),
+        checkpoint=one.checkpoint or (seen.checkpoint if seen is not None else None),
     )

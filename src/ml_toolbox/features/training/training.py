@@ -18,12 +18,11 @@ from ml_toolbox.base.errors import (
 )
 from ml_toolbox.base.ids import new_ulid
 from ml_toolbox.domain.jobs import JobSpec, JobState
-from ml_toolbox.domain.money import Money
 from ml_toolbox.engine.rows import Row, Transition
 from ml_toolbox.engine.runner import Runner
 from ml_toolbox.engine.store import Store
 from ml_toolbox.features.training import snapshot
-from ml_toolbox.features.training.attempts import opened
+from ml_toolbox.features.training.attempts import opened, worst
 from ml_toolbox.features.training.life import Phase
 from ml_toolbox.features.training.prepare import ResolveInput, no_script, prepare
 from ml_toolbox.features.training.records import (
@@ -33,11 +32,12 @@ from ml_toolbox.features.training.records import (
     JobRecord,
     data_of,
     order_of,
+    payers,
     plain,
     record_of,
 )
 from ml_toolbox.features.training.workflow import Backends, JobWorkflow, Register
-from ml_toolbox.ports.jobs import JobBackend, JobObservation, LogChunk, LogLine, Preempts
+from ml_toolbox.ports.jobs import JobObservation, LogChunk, LogLine, Preempts
 
 
 class Training:
@@ -99,35 +99,30 @@ class Training:
         job = replace(ready, source=str(frozen.folder))
         row_id = new_ulid(self._store.now())
         request = self.workflow.request(row_id, job, frozen.sha256, backend, 1)
+        most = worst(job, backend, request)
         order = JobOrder(
             job=job,
             backend=on,
             code_sha256=frozen.sha256,
             source=ready.source,
             idempotency=backend.idempotency,
-            hourly=_hourly(job, backend).micros,
-            overhead_s=max(0.0, request.max_run_s - job.limits.max_duration_s),
+            hourly=most.hourly.micros,
+            overhead_s=most.overhead_s,
         )
         self._insert(row_id, order)
         return Job(self, row_id)
 
     def _insert(self, row_id: str, order: JobOrder) -> None:
-        begin(self._runner, self._store.now(), self._install, row_id, order, self._scopes(order))
-
-    def _scopes(self, order: JobOrder) -> tuple[str, ...]:
-        """Whose budgets pay."""
-        job = order.job
-        named = (
-            ("user", self._actor),
-            ("project", job.project),
-            ("profile", job.profile),
-            ("backend", order.backend),
-        )
-        return ("all", *(f"{scope}:{name}" for scope, name in named if name))
+        scopes = payers(order.job, order.backend, self._actor)
+        begin(self._runner, self._store.now(), self._install, row_id, order, scopes)
 
     def get(self, name_or_id: str) -> JobRecord:
         """The job of this id, beginning of an id (8 characters or more), or name (the newest). ``NotFound`` otherwise."""
         return self._look(self._row(name_or_id))
+
+    def written(self, name_or_id: str) -> JobRecord:
+        """Likewise as it is written down: the backend is not looked at, and nothing is driven."""
+        return record_of(self._row(name_or_id))
 
     def job(self, name_or_id: str) -> Job:
         """A handle on the job."""
@@ -315,21 +310,6 @@ def begin(runner: Runner, now: float, install: str, row_id: str, order: JobOrder
         return runner.insert(waiting)
 
 
-def _hourly(job: JobSpec, backend: JobBackend) -> Money:
-    """Price of the cheapest place there that the job may take."""
-    offers = backend.offers(job)
-    price = offers[0].price_hourly.times(job.resources.nodes) if offers else Money()
-    most = job.limits.max_cost_per_hour_usd
-    if most is not None and price > Money.usd(most):
-        raise BudgetExceeded(
-            f"limits.max_cost_per_hour_usd: the cheapest place on {backend.name} costs {price} an hour, "
-            f"{Money.usd(most)} is the limit",
-            hint="raise the limit, or ask for less",
-            field="limits.max_cost_per_hour_usd",
-        )
-    return price
-
-
 class _Looks:
     """How often to look while waiting: often at first and while lines come, then less and less often."""
 
@@ -369,6 +349,11 @@ class Job:
     def record(self) -> JobRecord:
         """Everything known now."""
         return self._training.get(self.id)
+
+    @property
+    def submitted(self) -> JobRecord:
+        """What is written down, without looking at the backend."""
+        return self._training.written(self.id)
 
     @property
     def name(self) -> str:

@@ -30,6 +30,7 @@ from ml_toolbox.ports.provider import ProviderContext
 from ml_toolbox.providers.local.endpoint_folder import EndpointFolder, read_log
 from ml_toolbox.providers.local.endpoint_status import status_of
 from ml_toolbox.providers.local.lacks import ENDPOINTS as LACKS
+from ml_toolbox.providers.local.price import price_per_hour
 from ml_toolbox.runtime import served
 from ml_toolbox.runtime.job import write_json
 
@@ -50,6 +51,7 @@ class LocalEndpointBackend:
         self._root = context.home / "providers" / "local" / "endpoints"
         self._locks = context.home / "providers" / "local" / "endpoint-locks"
         self._started: set[int] = set()
+        self._price = price_per_hour(context.settings)
 
     # -- the request ----------------------------------------------------------------------------------------------------
 
@@ -59,7 +61,14 @@ class LocalEndpointBackend:
     def offers(self, spec: EndpointSpec) -> tuple[Offer, ...]:
         if self.refuses(spec) is not None:
             return ()
-        return (Offer(backend=self.name, instance_type="this-machine", vcpus=float(os.cpu_count() or 1)),)
+        return (
+            Offer(
+                backend=self.name,
+                instance_type="this-machine",
+                vcpus=float(os.cpu_count() or 1),
+                price_hourly=self._price,
+            ),
+        )
 
     def build(self, spec: EndpointSpec, owner: Owner) -> EndpointRequest:
         reason = self.refuses(spec)

@@ -25,9 +25,10 @@ from ml_toolbox.ports.provider import ProviderContext
 from ml_toolbox.providers.local import environments, supervisors
 from ml_toolbox.providers.local.lacks import JOBS as LACKS
 from ml_toolbox.providers.local.machine import Machine, this_machine
+from ml_toolbox.providers.local.price import price_per_hour
 from ml_toolbox.runtime import dialects, folder
 from ml_toolbox.runtime.ending import FINAL_STATES, record_lost
-from ml_toolbox.runtime.job import Layout, Places, RuntimeJob, read_json, write_json
+from ml_toolbox.runtime.job import Layout, Places, RuntimeJob, create_json, read_json, write_json
 
 _START_S = 30.0
 """A job folder without a supervisor after this time was left by a process that died between making and starting it."""
@@ -40,6 +41,7 @@ class LocalJobBackend:
 
     Args:
         context: ``settings["max_concurrent_jobs"]`` says how many run at once (default: one per core); more wait in line.
+            ``settings["price_per_hour"]`` is what a job's hour costs (default: nothing).
         machine: what to plan with; default: what this machine has.
     """
 
@@ -56,6 +58,7 @@ class LocalJobBackend:
                 f"max_concurrent_jobs must be a whole number from 1, not {limit!r}", field="max_concurrent_jobs"
             )
         self._limit = limit
+        self._price = price_per_hour(context.settings)
 
     def refuses(self, spec: JobSpec) -> str | None:
         wanted, machine = spec.resources, self._machine
@@ -81,6 +84,7 @@ class LocalJobBackend:
                 memory_gib=self._machine.memory_gib,
                 accelerator=gpus.kind,
                 accelerator_count=gpus.count,
+                price_hourly=self._price,
             ),
         )
 
@@ -147,14 +151,14 @@ class LocalJobBackend:
 
     def stop(self, job_id: str, *, grace_s: float) -> None:
         layout = Layout(str(self._root(job_id)))
-        if os.path.isdir(layout.root) and not os.path.exists(layout.stop):
-            write_json(layout.stop, {"grace_s": grace_s, "at": time.time()})
+        _wish(layout.stop, {"grace_s": grace_s, "at": time.time()})
 
     def preempt(self, job_id: str, *, notice_s: float) -> None:
         """See ``ports.jobs.Preempts``. A second notice changes nothing: the first one stands."""
         layout = Layout(str(self._root(job_id)))
-        if os.path.isdir(layout.root) and not os.path.exists(layout.preempt):
-            write_json(layout.preempt, {"notice_s": notice_s, "at": time.time()})
+        status = read_json(layout.status) or {}
+        if status.get("state") not in FINAL_STATES:
+            _wish(layout.preempt, {"notice_s": notice_s, "at": time.time()})
 
     def delete(self, job_id: str) -> None:
         supervisors.reap()
@@ -326,6 +330,14 @@ class LocalJobBackend:
 
     def _checkpoints(self, owner: str) -> Path:
         return self._home / "checkpoints" / hashlib.sha256(owner.encode()).hexdigest()[:24]
+
+
+def _wish(path: str, value: dict[str, float]) -> None:
+    """Put the wish into the job's folder; the first of its kind stands. No folder: the job is deleted."""
+    try:
+        create_json(path, value)
+    except FileNotFoundError:
+        return
 
 
 def _check(spec: JobSpec) -> None:

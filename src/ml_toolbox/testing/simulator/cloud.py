@@ -8,11 +8,12 @@ and charged, for the checker, and knows nothing of the loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Any, NamedTuple, TypeVar
 
 from ml_toolbox.base.errors import Conflict, Denied, Invalid, NoCapacity, NotYet, Throttled, ToolboxError, Unavailable
+from ml_toolbox.ports.jobs import TAG_OWNER
 from ml_toolbox.testing.simulator.profile import Profile
 from ml_toolbox.testing.simulator.timing import VirtualTime
 
@@ -36,9 +37,7 @@ class Resource:
 
     id: str
     kind: str
-    place: str
     name: str
-    token: str
     body: Any
     tags: Mapping[str, str]
     max_run_s: float
@@ -52,11 +51,12 @@ class Resource:
     ends_at: float
     outcome: str
     """What it ends as: a final job state, with the kind of failure behind a colon."""
+    stale: bool
+    """Its caller had stood still, and somebody else had taken over its row when the call was sent."""
     gone_at: float = NEVER
     asked_to_stop_at: float = NEVER
     forgotten_at: float = NEVER
     """When the platform itself drops the ended job."""
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def billed_s(self, now: float) -> float:
         return max(0.0, min(now, self.ends_at, self.gone_at) - self.starts_at)
@@ -67,6 +67,28 @@ class Resource:
 
     def absent(self, at: float) -> bool:
         return at < self.created_at or at >= min(self.gone_at, self.forgotten_at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a create call asks for."""
+
+    kind: str
+    name: str
+    token: str
+    body: Any
+    tags: Mapping[str, str]
+    max_run_s: float
+    hourly: int
+
+
+class _Asked(NamedTuple):
+    """A create call: when, by whom, and whether that process had lost its row by then."""
+
+    wanted: Wanted
+    at: float
+    by: str
+    stale: bool
 
 
 class Call(NamedTuple):
@@ -88,6 +110,7 @@ class Cloud:
     Args:
         point: passed at every boundary inside a call; it may raise (the caller dies) or let others go on for a while.
         caller: who is calling now.
+        holds: whether that process still holds the row's lease.
     """
 
     def __init__(
@@ -99,6 +122,7 @@ class Cloud:
         place: str,
         point: Callable[[str], None],
         caller: Callable[[], str],
+        holds: Callable[[str, str], bool],
     ) -> None:
         self.profile, self.random, self.time, self.place = profile, random, time, place
         self.resources: dict[str, Resource] = {}
@@ -107,7 +131,7 @@ class Cloud:
         self.hostile = True
         self.late: list[tuple[float, Callable[[], object]]] = []
         """Effects that are still to happen: time and what."""
-        self._point, self._caller = point, caller
+        self._point, self._caller, self._holds = point, caller, holds
         self._by_token: dict[str, Resource] = {}
         self._tokens_left = profile.burst
         self._filled_at = time.at
@@ -178,51 +202,34 @@ class Cloud:
 
     # -- creating -----------------------------------------------------------------------------------------------------
 
-    def create(
-        self,
-        *,
-        kind: str,
-        name: str,
-        token: str,
-        body: Any,
-        tags: Mapping[str, str],
-        max_run_s: float,
-        hourly: int,
-    ) -> str:
+    def create(self, wanted: Wanted) -> str:
         """Make a resource, under the rule of the profile's class."""
-        asked_at, by = self.time.at, self._caller()
+        asked = self._asked(wanted)
 
         def effect() -> Resource:
-            return self._create(kind, name, token, body, tags, max_run_s, hourly, asked_at, by)
+            return self._create(asked)
 
         if self.hostile and self.random.random() < self.profile.fails_late * (self.profile.window_s > 0):
-            self._refuse_early("create", name)
+            self._refuse_early("create", wanted.name)
             # The request was taken, and is worked off after the caller has given up; within the window, as promised.
-            self.late.append((asked_at + self.random.random() * 0.9 * self.profile.window_s, effect))
-            return str(self._fail("create", name, "late"))
-        return self.call("create", effect, target=name).id
+            self.late.append((self.time.at + self.random.random() * 0.9 * self.profile.window_s, effect))
+            return str(self._fail("create", wanted.name, "late"))
+        return self.call("create", effect, target=wanted.name).id
 
-    def _create(
-        self,
-        kind: str,
-        name: str,
-        token: str,
-        body: Any,
-        tags: Mapping[str, str],
-        max_run_s: float,
-        hourly: int,
-        asked_at: float,
-        by: str,
-    ) -> Resource:
-        profile, random, now = self.profile, self.random, self.time.at
-        if profile.kind == "token" and (known := self._by_token.get(token)):
+    def _asked(self, wanted: Wanted) -> _Asked:
+        by = self._caller()
+        return _Asked(wanted, self.time.at, by, not self._holds(wanted.tags.get(TAG_OWNER, ""), by))
+
+    def _create(self, asked: _Asked) -> Resource:
+        profile, random, now, wanted = self.profile, self.random, self.time.at, asked.wanted
+        if profile.kind == "token" and (known := self._by_token.get(wanted.token)):
             if not (profile.forgets_tokens and known.absent(now)):
-                if known.body != body:
+                if known.body != wanted.body:
                     raise Conflict("the token was used with other parameters")
                 return known
-        if profile.kind == "name" and (same := self._named(name)):
-            if profile.answers_conflict or same.body != body:
-                raise Conflict(f"{name} exists")
+        if profile.kind == "name" and (same := self._named(wanted.name)):
+            if profile.answers_conflict or same.body != wanted.body:
+                raise Conflict(f"{wanted.name} exists")
             return same
         if self.hostile:
             if random.random() < profile.no_capacity:
@@ -231,28 +238,26 @@ class Cloud:
             if random.random() < profile.refused:
                 self.faults += 1
                 raise Invalid("the instance type is not offered here")
-        made = self._born(kind, name, token, body, tags, max_run_s, hourly, asked_at, by)
-        self.resources[made.id] = made
-        self._by_token[token] = made
+        made = self._born(asked)
+        self._by_token[wanted.token] = made
         self._point("cloud:create:effect")
         return made
 
-    def put(self, name: str, body: Any, tags: Mapping[str, str], *, max_run_s: float, hourly: int) -> None:
+    def put(self, wanted: Wanted) -> None:
         """Make the endpoint of this name, or change it."""
-        by, asked_at = self._caller(), self.time.at
+        asked = self._asked(wanted)
 
         def effect() -> None:
-            one = self.endpoint_named(name)
-            if one is not None:
-                if one.tags != tags:
-                    raise Conflict(f"endpoint {name} is somebody else's")
-                one.body = body
+            one = self.endpoint_named(wanted.name)
+            if one is None:
+                self._born(asked)
+            elif one.tags != wanted.tags:
+                raise Conflict(f"endpoint {wanted.name} is somebody else's")
             else:
-                one = self._born("endpoint", name, "", body, tags, max_run_s, hourly, asked_at, by)
-                self.resources[one.id] = one
+                one.body = wanted.body
             self._point("cloud:put:effect")
 
-        self.call("put", effect)
+        self.call("put", effect, target=wanted.name)
 
     def endpoint_named(self, name: str) -> Resource | None:
         """The one that has the name now."""
@@ -269,43 +274,34 @@ class Cloud:
                 return one
         return None
 
-    def _born(
-        self,
-        kind: str,
-        name: str,
-        token: str,
-        body: Any,
-        tags: Mapping[str, str],
-        max_run_s: float,
-        hourly: int,
-        asked_at: float,
-        by: str,
-    ) -> Resource:
-        profile, random, now = self.profile, self.random, self.time.at
+    def _born(self, asked: _Asked) -> Resource:
+        profile, random, now, wanted = self.profile, self.random, self.time.at, asked.wanted
         starts_at = now + random.choice((0.0, 1.0, 40.0))
         runs_s, outcome = self._fate(random)
-        if kind == "endpoint":
+        if wanted.kind == "endpoint":
             runs_s, outcome = NEVER, ""
-        if runs_s >= max_run_s:
-            runs_s, outcome = max_run_s, "failed:timeout"
-        return Resource(
+        if runs_s >= wanted.max_run_s:
+            runs_s, outcome = wanted.max_run_s, "failed:timeout"
+        ends_at = starts_at + runs_s
+        made = Resource(
             id=f"{self.place}-{len(self.resources) + 1}",
-            kind=kind,
-            place=self.place,
-            name=name,
-            token=token,
-            body=body,
-            tags=dict(tags),
-            max_run_s=max_run_s,
-            hourly=hourly,
+            kind=wanted.kind,
+            name=wanted.name,
+            body=wanted.body,
+            tags=dict(wanted.tags),
+            max_run_s=wanted.max_run_s,
+            hourly=wanted.hourly,
             created_at=now,
-            visible_by=asked_at + profile.window_s,
-            by=by,
+            visible_by=asked.at + profile.window_s,
+            by=asked.by,
+            stale=asked.stale,
             starts_at=starts_at,
-            ends_at=starts_at + runs_s,
+            ends_at=ends_at,
             outcome=outcome,
-            forgotten_at=starts_at + runs_s + profile.window_s + 60.0 if profile.forgets and self.hostile else NEVER,
+            forgotten_at=ends_at + profile.window_s + 60.0 if profile.forgets and self.hostile else NEVER,
         )
+        self.resources[made.id] = made
+        return made
 
     def _fate(self, random: Random) -> tuple[float, str]:
         runs_s = random.choice((2.0, 30.0, 300.0, 300.0, 3000.0)) * (0.5 + random.random())
@@ -392,9 +388,8 @@ class Cloud:
 
     def foreign(self, name: str, tags: Mapping[str, str]) -> Resource:
         """Somebody else's job, with a name and tags in the same style."""
-        made = self._born("job", name, f"token of {name}", {}, tags, 1e9, 1, self.time.at, "a foreigner")
-        self.resources[made.id] = made
-        return made
+        wanted = Wanted(kind="job", name=name, token="", body={}, tags=tags, max_run_s=1e9, hourly=1)
+        return self._born(_Asked(wanted, self.time.at, "a foreigner", False))
 
     def work_off(self) -> bool:
         """Let late effects happen whose time has come."""

@@ -52,6 +52,8 @@ class Existed:
     gone_at: float
     """From then on nothing shows it; ``inf``: something still does."""
     outcome: str = ""
+    stale: bool = False
+    """Its caller had lost its row to somebody else before the call was sent."""
     removed_by_others: bool = False
     """It vanished behind our back: what it had been by then nobody may ever have seen."""
 
@@ -232,26 +234,39 @@ def no_orphan(evidence: Evidence) -> Iterator[str]:
 
 
 def no_duplicate(evidence: Evidence) -> Iterator[str]:
-    """An attempt has one resource. Another one is made only where the platform recognises no repeated call (class ``none``), or
-    has forgotten the first; each of them is removed and charged."""
+    """An attempt has one resource. Another one comes only from a process that had stood still for longer than its lease in the
+    middle of the call - nothing can call that back - and only where the platform recognises no repetition (class ``none``) or
+    has forgotten what it would have recognised."""
     rows = {view.row.id: view for view in evidence.rows}
-    collected = {line.posting.reason for line in evidence.lines if line.posting.kind == "collect"}
     groups: dict[tuple[str, int, str], list[Existed]] = defaultdict(list)
     for one in evidence.ours():
         if one.kind == "job":
             groups[(*one.owner, one.place)].append(one)
     for (row_id, attempt, place), made in groups.items():
         known = {held.resource for held in rows[row_id].held if held.attempt == attempt} if row_id in rows else set()
-        if len(made) > 1 and evidence.classes[place] != "none":
-            made.sort(key=lambda one: one.created_at)
-            for first, second in zip(made, made[1:], strict=False):
-                if second.created_at < min(first.ended_at, first.gone_at):
-                    yield f"{second.id} was made for attempt {attempt} of {row_id} while {first.id} lived"
+        made.sort(key=lambda one: one.created_at)
+        for first, second in zip(made, made[1:], strict=False):
+            if evidence.classes[place] != "none" and second.created_at < min(first.ended_at, first.gone_at):
+                yield f"{second.id} was made for attempt {attempt} of {row_id} while {first.id} lived"
         for one in made:
-            if one.id in known or row_id not in rows or one.cost < 1 or one.removed_by_others:
-                continue
-            if f"stray {one.id}" not in collected:
-                yield f"{one.id} was not known to {row_id}, cost {one.cost:.0f} and was not charged"
+            if one.id not in known and not one.stale and not one.removed_by_others:
+                yield f"{one.id} is not known to {row_id}, and was made by {one.by}, which held the row"
+
+
+def strays_are_charged(evidence: Evidence) -> Iterator[str]:
+    """What was collected has been paid for, and the ledger says so."""
+    held = {(view.row.id, one.resource) for view in evidence.rows for one in view.held}
+    rows = {view.row.id for view in evidence.rows}
+    charged: Counter[str] = Counter()
+    for line in evidence.lines:
+        if line.posting.kind == "collect":
+            charged[line.posting.reason] += line.posting.spent
+    for one in evidence.ours():
+        row_id = one.owner[0]
+        if one.kind != "job" or (row_id, one.id) in held or row_id not in rows or one.removed_by_others:
+            continue
+        if charged[f"stray {one.id}"] < int(one.cost) - 1:
+            yield f"{one.id}, which {row_id} did not know, cost {one.cost:.0f}, charged {charged[f'stray {one.id}']}"
 
 
 def one_attempt_at_a_time(evidence: Evidence) -> Iterator[str]:
@@ -362,17 +377,12 @@ def settled_when_gone(evidence: Evidence) -> Iterator[str]:
         (line.work_id, line.posting.attempt): line.at for line in evidence.lines if line.posting.kind == "settle"
     }
     rows = {view.row.id: view for view in evidence.rows}
-    first: dict[tuple[str, int], str] = {}
-    for one in sorted(evidence.ours(), key=lambda one: one.created_at):
-        first.setdefault(one.owner, one.id)
     for one in evidence.ours():
         if one.kind != "job" or one.owner not in settled:
             continue
         known = any(held.resource == one.id for held in rows[one.owner[0]].held)
-        # A later one, of a late call that the platform took for a new one, is a stray: collected, and charged apart.
-        meant = evidence.classes[one.place] != "none" and first[one.owner] == one.id
         at = settled[one.owner]
-        if one.created_at <= at < min(one.ended_at, one.gone_at) and (known or meant):
+        if one.created_at <= at < min(one.ended_at, one.gone_at) and (known or not one.stale):
             yield f"{one.id} of {one.owner} was settled {min(one.ended_at, one.gone_at) - at:.1f} s before its end"
 
 
@@ -465,6 +475,7 @@ PROMISES: tuple[Callable[[Evidence], Iterator[str]], ...] = (
     user_errors_are_not_repeated,
     no_orphan,
     no_duplicate,
+    strays_are_charged,
     one_attempt_at_a_time,
     every_create_is_tagged,
     foreign_untouched,

@@ -13,7 +13,7 @@ from ml_toolbox.domain.offers import Offer
 from ml_toolbox.ports.endpoints import EndpointRequest, Invocation
 from ml_toolbox.ports.jobs import Checkpoint, Idempotency, JobObservation, JobRequest, LogChunk, Owner
 from ml_toolbox.ports.lacks import Lacking
-from ml_toolbox.testing.simulator.cloud import Cloud, Resource
+from ml_toolbox.testing.simulator.cloud import Cloud, Resource, Wanted
 
 OVERHEAD_S = 60.0
 """How much longer than a job's own limit the platform lets it exist: to start and to stop."""
@@ -46,7 +46,7 @@ class SimulatedJobs:
         )
 
     def submit(self, request: JobRequest, token: str) -> str:
-        return self._cloud.create(
+        wanted = Wanted(
             kind="job",
             name=request.name,
             token=token,
@@ -55,6 +55,7 @@ class SimulatedJobs:
             max_run_s=request.max_run_s,
             hourly=self._hourly,
         )
+        return self._cloud.create(wanted)
 
     def observe(self, job_id: str) -> JobObservation:
         def effect() -> JobObservation:
@@ -118,8 +119,16 @@ class SimulatedEndpoints:
         return EndpointRequest(name=spec.name, body=body, tags=owner.tags(""))
 
     def apply(self, request: EndpointRequest) -> None:
-        self._cloud.put(request.name, request.body, request.tags, hourly=self._hourly, max_run_s=ENDPOINT_RUN_S)
-
+        wanted = Wanted(
+            kind="endpoint",
+            name=request.name,
+            token="",
+            body=request.body,
+            tags=request.tags,
+            max_run_s=ENDPOINT_RUN_S,
+            hourly=self._hourly,
+        )
+        self._cloud.put(wanted)
     def observe(self, endpoint: str) -> EndpointStatus:
         def effect() -> EndpointStatus:
             one = self._cloud.endpoint_named(endpoint)

@@ -108,7 +108,13 @@ class Simulation:
         self.began = self.time.at
         self.store = MemoryStore(self.time)
         self.cloud = Cloud(
-            self.profile, self.random, self.time, place=PLACE, point=self._point, caller=self._caller_name
+            self.profile,
+            self.random,
+            self.time,
+            place=PLACE,
+            point=self._point,
+            caller=self._caller_name,
+            holds=self._holds,
         )
         hourly = HOURLY if self.profile.priced else 0
         jobs = (SimulatedJobsAtOnce if self.profile.at_once else SimulatedJobs)(self.cloud, hourly=hourly)
@@ -204,7 +210,7 @@ class Simulation:
 
     def _at_rest(self) -> bool:
         waiting = self._suspended or self._restarts or self.cloud.late
-        return not waiting and all(row.due_at is None or row.ended_at is not None for row in self._rows())
+        return not waiting and all(row.due_at is None for row in self._rows())
 
     # -- who may go on now --------------------------------------------------------------------------------------------
 
@@ -368,6 +374,12 @@ class Simulation:
     def _caller_name(self) -> str:
         return self._current.name if self._current else "nobody"
 
+    def _holds(self, row_id: str, process: str) -> bool:
+        try:
+            return self.store.get(row_id).lease_owner == process
+        except NotFound:
+            return False
+
     # -- users --------------------------------------------------------------------------------------------------------
 
     def _next_deed(self) -> None:
@@ -512,7 +524,7 @@ def _existed(one: Resource, now: float) -> Existed:
     return Existed(
         id=one.id,
         kind=one.kind,
-        place=one.place,
+        place=PLACE,
         name=one.name,
         tags=one.tags,
         max_run_s=one.max_run_s,
@@ -523,6 +535,7 @@ def _existed(one: Resource, now: float) -> Existed:
         ended_at=ended if ended <= now else NEVER,
         gone_at=min(one.gone_at, one.forgotten_at) if min(one.gone_at, one.forgotten_at) <= now else NEVER,
         outcome=one.outcome,
+        stale=one.stale,
         removed_by_others=one.forgotten_at < min(one.gone_at, now),
     )
 

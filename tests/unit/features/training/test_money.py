@@ -121,7 +121,7 @@ def test_a_limit_on_numbers_lets_the_next_wait_in_line(scene: Priced) -> None:
     assert len(scene.backend.resources) == 1
     scene.runs_for(first, 60, JobState.SUCCEEDED)
     scene.later(10)
-    assert second.state is JobState.RUNNING
+    assert second.record.state is JobState.RUNNING
 
 
 def test_one_that_waits_can_be_stopped(scene: Priced) -> None:
