@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from ml_toolbox.base.errors import NotYet, ToolboxError
+from ml_toolbox.base.errors import NotFound, NotYet, ToolboxError
 from ml_toolbox.domain.jobs import JobSpec, Limits, RetryRule
 from ml_toolbox.engine.agent import Agent
 from ml_toolbox.engine.collection import Collector
@@ -95,7 +95,7 @@ def command(home: Home, action: str, source: str, planned: LocalPlanned) -> None
     else:
         try:
             training.delete(planned.name)
-        except NotYet:  # under way, and never given up
+        except (NotYet, NotFound):  # under way, and never given up; or done already by the command that was killed
             return
 
 
