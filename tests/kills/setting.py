@@ -70,7 +70,11 @@ class Parts:
 
     def __init__(self, setting: Setting, host: str = "") -> None:
         self.store: SqlStore = open_store(setting.state if "://" in setting.state else Path(setting.state))
+<<<<<<< HEAD
         calls = Calls(setting.port)
+=======
+        self.calls = calls = Calls(setting.port)
+>>>>>>> h-kill
         backend = (HttpJobsAtOnce if setting.at_once else HttpJobs)(calls, setting.kind, setting.lag_s)
 
         def backends(name: str) -> JobBackend:
@@ -145,5 +149,10 @@ def limits(planned: list[Planned], kind: Class) -> list[tuple[str, Meter, Period
 
 
 def labels(workflow: JobWorkflow) -> tuple[str, ...]:
-    """Where a worker may be told to die."""
-    return (*sorted({label for _, label in points([workflow])}), *COLLECTING)
+    """Where a process may be told to die or to stand still: each point once, those that are passed often more often."""
+    passed_often = tuple(
+        label
+        for effect in ("submit", "observe")
+        for label in (f"before:{effect}", f"after:{effect}:before:record", f"after:record:{effect}")
+    )
+    return (*sorted({label for _, label in points([workflow])}), *COLLECTING, *30 * passed_often)
