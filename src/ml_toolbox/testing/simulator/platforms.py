@@ -129,7 +129,6 @@ class SimulatedEndpoints:
             hourly=self._hourly,
         )
         self._cloud.put(wanted)
-
     def observe(self, endpoint: str) -> EndpointStatus:
         def effect() -> EndpointStatus:
             one = self._cloud.endpoint_named(endpoint)
