@@ -391,7 +391,8 @@ def _as_write(step: _Step) -> Write:
 def _writes(step: _Step) -> bool:
     """Whether the decision says anything new; the same row again needs no line of history."""
     row, change = step.row, step.decision.change
-    same = (row.phase, row.state, row.data, row.due_at) == (change.phase, change.state, change.data, change.due_at)
+    same = (row.phase, row.state, row.due_at) == (change.phase, change.state, change.due_at)
+    same = same and (row.data is change.data or row.data == change.data)
     return not same or bool(change.postings) or (change.ended and row.ended_at is None)
 
 
