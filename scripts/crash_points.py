@@ -11,12 +11,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from ml_toolbox.testing.crash_points import Point, enumerated
-from ml_toolbox.testing.simulator.scripted import Stage
 from tests.crash.test_command_death import POINTS as KILLED_AT
 from tests.simulation.binding import Toolbox
 from tests.simulation.scripts import SCRIPTS
 from tests.simulation.test_crash_points import _none, _NoRegistry
+
+from ml_toolbox.testing.crash_points import Point, enumerated
+from ml_toolbox.testing.simulator.scripted import Stage
 
 
 def main() -> int:

@@ -70,11 +70,7 @@ class Parts:
 
     def __init__(self, setting: Setting, host: str = "") -> None:
         self.store: SqlStore = open_store(setting.state if "://" in setting.state else Path(setting.state))
-<<<<<<< HEAD
-        calls = Calls(setting.port)
-=======
         self.calls = calls = Calls(setting.port)
->>>>>>> h-kill
         backend = (HttpJobsAtOnce if setting.at_once else HttpJobs)(calls, setting.kind, setting.lag_s)
 
         def backends(name: str) -> JobBackend:

@@ -18,17 +18,16 @@ from typing import Any
 
 import pytest
 
-from ml_toolbox.base.errors import BudgetExceeded, Conflict, NotFound, Throttled, ToolboxError, Unavailable
-from ml_toolbox.engine import absence, charges, collection, ledger, pacing, runner
+from ml_toolbox.base.errors import BudgetExceeded, NotFound, ToolboxError, Unavailable
+from ml_toolbox.engine import absence, charges, collection, ledger, pacing
 from ml_toolbox.engine.crash import crash_point
-from ml_toolbox.engine.rows import Change, Row, Transition, Write
+from ml_toolbox.engine.rows import Change, Row, Write
 from ml_toolbox.engine.workflow import OBSERVE, Decision, Done, Failed
 from ml_toolbox.features.training import attempts, life
 from ml_toolbox.features.training.records import data_of, order_of, plain
 from ml_toolbox.features.training.workflow import JobWorkflow
 from ml_toolbox.testing import memory_store
 from ml_toolbox.testing.memory_store import MemoryStore
-from ml_toolbox.testing.simulator import simulation
 from ml_toolbox.testing.simulator.simulation import Simulation
 from tests.simulation.binding import Toolbox
 
@@ -61,7 +60,9 @@ def mutant(name: str, why: str, *, seeds: int = 1_500) -> Callable[[Apply], Appl
 # -- the store --------------------------------------------------------------------------------------------------------
 
 
-@mutant("no fencing", "two controllers write one row: SkyPilot added claim tokens for this in 2026 (sky/jobs/fencing.py)")
+@mutant(
+    "no fencing", "two controllers write one row: SkyPilot added claim tokens for this in 2026 (sky/jobs/fencing.py)"
+)
 def _(patch: pytest.MonkeyPatch) -> None:
     original = MemoryStore._written
 
@@ -119,7 +120,9 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryStore, "_written", written)
 
 
-@mutant("budget checked outside the transaction", "two submits see the same free money: the classic race of quota checks")
+@mutant(
+    "budget checked outside the transaction", "two submits see the same free money: the classic race of quota checks"
+)
 def _(patch: pytest.MonkeyPatch) -> None:
     insert = MemoryStore.insert
 
@@ -154,7 +157,9 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryStore, "write", written)
 
 
-@mutant("wish overwritten", "a cancel during recovery said 'cleaned up' and the cluster leaked (skypilot-org/skypilot#4410)")
+@mutant(
+    "wish overwritten", "a cancel during recovery said 'cleaned up' and the cluster leaked (skypilot-org/skypilot#4410)"
+)
 def _(patch: pytest.MonkeyPatch) -> None:
     original = MemoryStore._written
 
@@ -222,7 +227,10 @@ class _Changed:
         return getattr(self._backend, name)
 
 
-@mutant("fresh token", "a token drawn anew for each call: neither SkyPilot nor dstack passes a stable one; 98 orphans of 200 jobs")
+@mutant(
+    "fresh token",
+    "a token drawn anew for each call: neither SkyPilot nor dstack passes a stable one; 98 orphans of 200 jobs",
+)
 def _(patch: pytest.MonkeyPatch) -> None:
     original = JobWorkflow._submit
     numbers = itertools.count()
@@ -242,7 +250,10 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(attempts, "token_of", lambda install, row, attempt, spec: original(install, row, 1, spec))
 
 
-@mutant("tags after create", "a user's own tag, or a death in between, hides the machine: 124 for 2 (cluster-api-provider-aws#4629)")
+@mutant(
+    "tags after create",
+    "a user's own tag, or a death in between, hides the machine: 124 for 2 (cluster-api-provider-aws#4629)",
+)
 def _(patch: pytest.MonkeyPatch) -> None:
     original = JobWorkflow.request
 
@@ -252,7 +263,9 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(JobWorkflow, "request", request)
 
 
-@mutant("no maximum run time", "autodown was set after launch, so a cancel in between leaked (skypilot-org/skypilot#4410)")
+@mutant(
+    "no maximum run time", "autodown was set after launch, so a cancel in between leaked (skypilot-org/skypilot#4410)"
+)
 def _(patch: pytest.MonkeyPatch) -> None:
     original = JobWorkflow.request
 
@@ -262,7 +275,10 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(JobWorkflow, "request", request)
 
 
-@mutant("timeout = failed", "a live task was marked crashed on a submit timeout, and launched twice (PrefectHQ/prefect#13020)")
+@mutant(
+    "timeout = failed",
+    "a live task was marked crashed on a submit timeout, and launched twice (PrefectHQ/prefect#13020)",
+)
 def _(patch: pytest.MonkeyPatch) -> None:
     original = life._not_created
 
@@ -274,7 +290,10 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(life, "_not_created", not_created)
 
 
-@mutant("a refusal after an unknown outcome is certain", "ours, found by the simulator: the job failed and its resource ran on")
+@mutant(
+    "a refusal after an unknown outcome is certain",
+    "ours, found by the simulator: the job failed and its resource ran on",
+)
 def _(patch: pytest.MonkeyPatch) -> None:
     original = life._not_created
 
@@ -286,12 +305,19 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(life, "_not_created", not_created)
 
 
-@mutant("the window begins at the intent", "ours, found by the simulator: a late call's resource came up after two looks", seeds=12_000)
+@mutant(
+    "the window begins at the intent",
+    "ours, found by the simulator: a late call's resource came up after two looks",
+    seeds=12_000,
+)
 def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(life, "_tried", lambda data, now: data)
 
 
-@mutant("creates again without looking", "where calls are not recognised, each restart makes one more (cluster-api-provider-aws#5794)")
+@mutant(
+    "creates again without looking",
+    "where calls are not recognised, each restart makes one more (cluster-api-provider-aws#5794)",
+)
 def _(patch: pytest.MonkeyPatch) -> None:
     original = life._resolve
 
@@ -302,7 +328,9 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(life, "_resolve", resolve)
 
 
-@mutant("a taken name is not adopted", "name collision for ever while the server bills on (karpenter-provider-hetzner#53)")
+@mutant(
+    "a taken name is not adopted", "name collision for ever while the server bills on (karpenter-provider-hetzner#53)"
+)
 def _(patch: pytest.MonkeyPatch) -> None:
     original = JobWorkflow._submit
 
@@ -312,7 +340,10 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(JobWorkflow, "_submit", submit)
 
 
-@mutant("the id is written later", "a deferred write of the id was lost, and the first machine leaked (cluster-api-provider-aws#6131)")
+@mutant(
+    "the id is written later",
+    "a deferred write of the id was lost, and the first machine leaked (cluster-api-provider-aws#6131)",
+)
 def _(patch: pytest.MonkeyPatch) -> None:
     original = life._not_created
     created = life._created
@@ -334,7 +365,10 @@ def _(patch: pytest.MonkeyPatch) -> None:
 # -- looking ----------------------------------------------------------------------------------------------------------
 
 
-@mutant("404 = gone at once", "Describe showed nothing of a living machine; a second was made (cluster-api-provider-aws#2915)")
+@mutant(
+    "404 = gone at once",
+    "Describe showed nothing of a living machine; a second was made (cluster-api-provider-aws#2915)",
+)
 def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(absence.Absence, "noticed", lambda self, now, **_: replace(self, sightings=2, last_at=now))
 
@@ -348,7 +382,10 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(absence.Absence, "next_look_at", lambda self, now, **_: now)
 
 
-@mutant("one row's lack of an answer is another's absence", "an empty list, because the call failed, read as 'nothing there'")
+@mutant(
+    "one row's lack of an answer is another's absence",
+    "an empty list, because the call failed, read as 'nothing there'",
+)
 def _(patch: pytest.MonkeyPatch) -> None:
     original = JobWorkflow.perform
 
@@ -364,7 +401,9 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(absence.Absence, "certain", property(lambda self: self.sightings >= 1))
 
 
-@mutant("message-text matching", "a reworded message broke upsert: 40 % of recorded failures (sagemaker-python-sdk#6256)")
+@mutant(
+    "message-text matching", "a reworded message broke upsert: 40 % of recorded failures (sagemaker-python-sdk#6256)"
+)
 def _(patch: pytest.MonkeyPatch) -> None:
     original = life._active
 
@@ -424,7 +463,10 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(life, "_delete", delete)
 
 
-@mutant("gives up on delete", "after 15 minutes: 'Please terminate the instance manually' (dstack, instances/termination.py)")
+@mutant(
+    "gives up on delete",
+    "after 15 minutes: 'Please terminate the instance manually' (dstack, instances/termination.py)",
+)
 def _(patch: pytest.MonkeyPatch) -> None:
     original = life._later
 
@@ -439,7 +481,10 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(life, "_later", later)
 
 
-@mutant("an accepted deletion is a deletion", "a machine goes on after its deletion was accepted (aws/karpenter-provider-aws#549)")
+@mutant(
+    "an accepted deletion is a deletion",
+    "a machine goes on after its deletion was accepted (aws/karpenter-provider-aws#549)",
+)
 def _(patch: pytest.MonkeyPatch) -> None:
     original = life._deleting
 
@@ -520,7 +565,10 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(JobWorkflow, "resources", resources)
 
 
-@mutant("collects what is being created", "overlapping deletes took a machine that was just coming up (karpenter-provider-gcp#242)")
+@mutant(
+    "collects what is being created",
+    "overlapping deletes took a machine that was just coming up (karpenter-provider-gcp#242)",
+)
 def _(patch: pytest.MonkeyPatch) -> None:
     def owns(self: JobWorkflow, row: Row, resource: str, attempt: int, now: float) -> bool:
         return any(one.resource == resource for one in data_of(row).attempts)

@@ -65,7 +65,12 @@ JOBS = (
     job("stop ignored", submit(), wish(30.0, "stop"), fates=[(590.0, "succeeded")], faults={"stop": ["deaf"]}),
     job("deleted while it runs", submit(), wish(30.0, "delete")),
     job("deleted after its end", submit(), wish(200.0, "delete")),
-    job("deletion not answered", submit(), wish(200.0, "delete"), faults={"delete": ["after", "before", NotYet("later")]}),
+    job(
+        "deletion not answered",
+        submit(),
+        wish(200.0, "delete"),
+        faults={"delete": ["after", "before", NotYet("later")]},
+    ),
     job("deletion forgotten", submit(), wish(30.0, "delete"), faults={"delete": ["deaf"]}, window_s=5.0),
     job("preempted", submit(), fates=[(40.0, "failed:preempted")]),
     job("no capacity", submit(), faults={"create": [NoCapacity("none left")]}),
@@ -84,7 +89,11 @@ JOBS = (
     job("removed by somebody", submit(), happens(30.0, Stage.remove_behind_our_back), window_s=5.0),
     job("in line behind another", limit(0.0, "running", 1), submit(), submit(1.0, SECOND), fates=[(60.0, "succeeded")]),
     job("budget used up in line", limit(0.0, "running", 1), submit(), submit(1.0, SECOND), limit(2.0, "cost", 700_000)),
-    job("its own cost limit", submit(limits=Limits(max_duration_s=3600.0, max_cost_usd=0.3)), fates=[(3000.0, "succeeded")]),
+    job(
+        "its own cost limit",
+        submit(limits=Limits(max_duration_s=3600.0, max_cost_usd=0.3)),
+        fates=[(3000.0, "succeeded")],
+    ),
     job("a stray", submit(), happens(150.0, lambda stage: stage.leave_a_stray(FIRST, 7))),
 )
 

@@ -31,9 +31,7 @@ NEXT = 12
 """How many passes after the first death the second one is tried at: until the recovery is through."""
 
 
-def play(
-    script: Script, deaths: Sequence[int] = (), store: Callable[[Clock], StoreWithBooks] = MemoryStore
-) -> Stage:
+def play(script: Script, deaths: Sequence[int] = (), store: Callable[[Clock], StoreWithBooks] = MemoryStore) -> Stage:
     """The story with these deaths, and its promises checked."""
     stage = Stage(script, Toolbox(), deaths, store=store)
     evidence = stage.play()

@@ -241,11 +241,7 @@ class ForgetsPlaces(MemoryStore):
         return tuple({row.place for row in self._rows.values() if row.place and row.ended_at is None} - {"a"})
 
 
-<<<<<<< HEAD
-class ForgetsPlacesOfTheLiving(MemoryStore):
-=======
 class ForgetsWhatLives(MemoryStore):
->>>>>>> h-cli
     def forget_place(self, place: str) -> bool:
         self._places.pop(place, None)
         return True
@@ -305,11 +301,7 @@ LIES: list[tuple[type[MemoryStore], str]] = [
     (SkipsLines, "test_a_reader_of_the_stream_misses_nothing_that_many_write"),
     (PrefixIsAPattern, "test_a_prefix_is_no_pattern"),
     (ForgetsPlaces, "test_places_are_remembered"),
-<<<<<<< HEAD
-    (ForgetsPlacesOfTheLiving, "test_a_place_is_forgotten_only_when_nothing_lives_there"),
-=======
     (ForgetsWhatLives, "test_a_place_is_forgotten_only_while_nothing_lives_there"),
->>>>>>> h-cli
     (PagesFromTheStart, "test_the_ledger_is_read_in_pages_and_parts"),
     (OneMemoryEach, "test_what_was_written_is_read_back_exactly"),
     (OneMemoryEach, "test_racing_workers_never_get_the_same_row"),

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from ml_toolbox.base.errors import BudgetExceeded
+from ml_toolbox.engine.crash import crash_point
 from ml_toolbox.engine.ledger import Limit, Meter, Period, Posting, posted
 from ml_toolbox.engine.rows import Row, Write
 from ml_toolbox.engine.store import Written
@@ -75,6 +76,7 @@ def written(session: Session, writes: Sequence[Write], lease_s: float) -> list[W
             continue
         results.append(batch.add(write, line, warnings))
     batch.send(session)
+    crash_point("store:rows:before:ledger")
     books.close()
     return results
 

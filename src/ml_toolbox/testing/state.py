@@ -184,18 +184,6 @@ class StoreTests:
             store.insert(row(f"{number}", place=place))
         assert sorted(store.places()) == ["a", "b@eu"]
 
-<<<<<<< HEAD
-    def test_a_place_is_forgotten_only_when_nothing_lives_there(self, store: BookedStore) -> None:
-        mine = store.insert(row("a", place="x"), owner="o", lease_s=9.0)
-        assert not store.forget_place("x")
-        assert store.places() == ("x",)
-        store.write([Write(row=mine, change=change(ended=True))], lease_s=9.0)
-        assert store.forget_place("x")
-        assert store.forget_place("never seen")
-        assert store.places() == ()
-        store.insert(row("b", place="x"))
-        assert store.places() == ("x",), "a new row brings it back"
-=======
     def test_a_place_is_forgotten_only_while_nothing_lives_there(self, store: BookedStore) -> None:
         for name, place in (("a", "x@eu"), ("b", "x@eu"), ("c", "y")):
             store.insert(row(name, place=place))
@@ -209,7 +197,6 @@ class StoreTests:
         assert store.places() == ("y",)
         store.insert(row("d", place="x@eu"))
         assert sorted(store.places()) == ["x@eu", "y"]
->>>>>>> h-cli
 
     def test_whose_budgets_pay_is_told_for_many_at_once(self, store: BookedStore) -> None:
         store.insert(row("a", scopes=("all", "user:ann")))

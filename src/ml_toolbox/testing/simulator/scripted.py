@@ -22,7 +22,7 @@ from ml_toolbox.engine.pacing import Pacer
 from ml_toolbox.engine.rows import Row, Wish
 from ml_toolbox.engine.runner import Runner
 from ml_toolbox.testing.memory_store import MemoryStore
-from ml_toolbox.testing.simulator.cloud import NEVER, Cloud, Resource
+from ml_toolbox.testing.simulator.cloud import Cloud, Resource
 from ml_toolbox.testing.simulator.invariants import Evidence, LimitSet
 from ml_toolbox.testing.simulator.platforms import SimulatedEndpoints, SimulatedJobs
 from ml_toolbox.testing.simulator.product import Product, Surroundings
@@ -182,7 +182,9 @@ class Stage:
         change = self.cloud.next_change()
         then = min(times)
         # Looking every second says nothing new: look when something has changed, or an hour is over.
-        looked = max(min(times[: len(times) - bool(steps)], default=then), min(change, self.time.at + self.script.look_every_s))
+        looked = max(
+            min(times[: len(times) - bool(steps)], default=then), min(change, self.time.at + self.script.look_every_s)
+        )
         self.time.at = max(self.time.at + 0.5, min(looked, times[-1]) if steps else looked)
         return True
 
@@ -238,9 +240,7 @@ class Stage:
         self._name = f"life{self._lives}"
         clock = HostClock(self.time, 0.0, self.time.sleep)
         pacer = Pacer(clock)
-        runner = Runner(
-            self.store, self._workflows, lease_s=_LEASE_S, pacer=pacer, keeper=NoKeeper(), owner=self._name
-        )
+        runner = Runner(self.store, self._workflows, lease_s=_LEASE_S, pacer=pacer, keeper=NoKeeper(), owner=self._name)
         collector = Collector(self.store, self._workflows, owner=self._name, lease_s=_LEASE_S, pacer=pacer)
         around = Surroundings(
             store=self.store,

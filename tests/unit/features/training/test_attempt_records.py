@@ -30,6 +30,7 @@ def test_each_attempt_says_why_it_ended_and_where_the_next_goes_on(tmp_path: Pat
     scene.backend.show(resource, JobState.FAILED, kind="preempted")
     request, seen = scene.backend.resources[resource]
     scene.backend.resources[resource] = (request, replace(seen, checkpoint=saved))
+    scene.clock.advance(5)  # looked at again by then
     scene.training.tick()
     scene.clock.advance(2)
     scene.training.tick()
