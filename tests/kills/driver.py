@@ -147,6 +147,7 @@ class Run:
         """Blows whose victims' rows are not taken over yet: when, whose, which."""
         self._over = threading.Event()
         self._is_settling = False
+        self._stopped: set[int] = set()
         self._client_random = Random(f"client {trial.seed}")
 
     def run(self) -> Report:
@@ -239,6 +240,7 @@ class Run:
 
     def _stands_still(self, worker: Worker) -> None:
         worker.was_stopped = True
+        self._stopped.add(worker.process.pid)
         self.report.stops += 1
         self._note(worker.owner)
         self._later(lambda: worker.send(signal.SIGCONT))
@@ -297,6 +299,8 @@ class Run:
                     self._stands_still(worker)
             if self._client.stands_still():
                 self.report.stops += 1
+                if self._client.process is not None:
+                    self._stopped.add(self._client.process.pid)
                 self._later(self._client.go_on)
             if not self._held:
                 continue
@@ -397,7 +401,7 @@ class Run:
             install=INSTALL,
             now=books["now"],
             classes={PLACE: self.trial.kind},
-            resources=[_existed(job) for job in books["jobs"]],
+            resources=[_existed(job, self._stopped) for job in books["jobs"]],
             calls=[
                 Call(at, by, PLACE, operation, target, answer) for at, by, operation, target, answer in books["calls"]
             ],
@@ -448,8 +452,10 @@ def _rests(row: Row) -> bool:
     return row.ended_at is not None and (row.wish != "delete" or row.phase == "deleted")
 
 
-def _existed(job: dict[str, Any]) -> Existed:
-    return Existed(kind="job", place=PLACE, hourly=HOURLY, **job)
+def _existed(job: dict[str, Any], stopped: set[int]) -> Existed:
+    caller = job["by"].partition(".")[0]
+    stale = caller.isdigit() and int(caller) in stopped
+    return Existed(kind="job", place=PLACE, hourly=HOURLY, stale=stale, **job)
 
 
 def _all_lines(parts: Parts) -> tuple[Any, ...]:
