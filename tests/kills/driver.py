@@ -363,8 +363,7 @@ class Run:
     def _judge(self, books: dict[str, Any]) -> None:
         report, store = self.report, self.parts.store
         evidence = self._evidence(books)
-        # Threads have calls under way when one of them is told to come back later: see `_sooner_than_told`.
-        report.violations += [one for one in check(evidence) if one.promise != "retry_after_obeyed"]
+        report.violations += check(evidence)
         report.violations += [Violation("as_planned", detail) for detail in self._unplanned(evidence)]
         for worker in self._past:
             if worker.restart_s is not None and not worker.was_stopped:
@@ -402,8 +401,10 @@ class Run:
             now=books["now"],
             classes={PLACE: self.trial.kind},
             resources=[_existed(job, self._stopped) for job in books["jobs"]],
+            # A caller is one thread of one process: others may have calls under way when one is told to come back later.
             calls=[
-                Call(at, by, PLACE, operation, target, answer) for at, by, operation, target, answer in books["calls"]
+                Call(at, by, "registry" if operation == "register" else PLACE, operation, target, answer)
+                for at, by, operation, target, answer in books["calls"]
             ],
             rows=[Toolbox().view(row) for row in rows],
             histories={row.id: store.history(row.id) for row in rows},
