@@ -46,10 +46,16 @@ class Calls:
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise Unavailable(f"{verb} {path.partition('?')[0]}: {type(error).__name__}") from error
-        told = json.loads(text) if text else None
+        told: Any = json.loads(text) if text else None
         if answer.status == 200:
             return told
         raise _error(answer.status, told["code"], answer.headers.get("Retry-After"))
+
+    def close(self) -> None:
+        """This thread's connection."""
+        connection = getattr(self._own, "connection", None)
+        if connection is not None:
+            connection.close()
 
     def register(self, job_id: str, name: str) -> str:
         return str(self.call("POST", "/versions", {"job": job_id, "name": name})["version"])

@@ -1,4 +1,4 @@
-"""A user's commands, which will be killed too. ``python -m tests.kills.client SETTING`` reads what to do from standard input.
+"""A user's commands, which will be killed too. ``python -m tests.kills.client SETTING JOURNAL FATE`` reads its standard input.
 
 Each line is ``submit PLANNED`` or ``wish PLANNED``; each is answered by a line once it is done. What was not answered is asked
 for again by the driver, as a user would.
@@ -12,8 +12,11 @@ import sys
 import msgspec
 
 from ml_toolbox.base.errors import BudgetExceeded, Conflict, NotFound
+from ml_toolbox.engine import crash
 from ml_toolbox.features.training.training import begin
+from ml_toolbox.runtime.guardian import die_with_parent
 from tests.kills.setting import INSTALL, Parts, Planned, Setting, order_of
+from tests.kills.worker import Doom, Journal
 
 
 def submit(parts: Parts, planned: Planned) -> str:
@@ -39,7 +42,10 @@ def wish(parts: Parts, planned: Planned) -> str:
 
 
 def main() -> None:
-    parts = Parts(msgspec.json.decode(sys.argv[1], type=Setting))
+    die_with_parent()  # stopped or not: a driver that is killed leaves nothing behind
+    text, path, fate = sys.argv[1:]
+    parts = Parts(msgspec.json.decode(text, type=Setting))
+    crash.arm(Doom(Journal(path), fate))
     print(json.dumps({"what": "up"}), flush=True)
     for line in sys.stdin:
         what, _, text = line.partition(" ")

@@ -251,13 +251,15 @@ class Handler(BaseHTTPRequestHandler):
         if parts[0] == "control":
             with self.cloud.lock:
                 answer = _control(self.cloud, parts[1], asked)
-            return self._answer(answer)
+            self._answer(answer)
+            return
         with self.cloud.lock:
             outcome = self._hostile(parts, query, asked)
         if outcome is None:
             self.close_connection = True
-            return self.connection.shutdown(socket.SHUT_RDWR)
-        return self._answer(outcome)
+            self.connection.shutdown(socket.SHUT_RDWR)
+        else:
+            self._answer(outcome)
 
     def _hostile(self, parts: list[str], query: dict[str, str], asked: dict[str, Any]) -> Answer | None:
         """The answer; ``None``: the connection is cut instead."""
@@ -360,8 +362,13 @@ def main() -> None:
     server = Server(("127.0.0.1", 0), Handler)
     print(server.server_address[1], flush=True)
     # It ends with the driver, however that ended: nobody else holds the other end of its standard input.
-    threading.Thread(target=lambda: (sys.stdin.read(), server.shutdown()), daemon=True).start()
+    threading.Thread(target=_wait_for_the_driver, args=(server,), daemon=True).start()
     server.serve_forever()
+
+
+def _wait_for_the_driver(server: Server) -> None:
+    sys.stdin.read()
+    server.shutdown()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """One run: workflows, workers that are killed and stopped, a cloud that does its worst, and what must hold afterwards.
 
-``python -m tests.kills.driver --seed 7 --state sqlite --cloud none --workers 2`` does one and says what it did; ``--matrix`` does
-every combination. Which blow falls when is drawn from the seed; where it hits is up to real processes, so a seed that found
-something finds it often, not always.
+``python -m tests.kills.driver --seed 7 --state sqlite --cloud none --workers 2`` does one and says what it did; ``--matrix``
+does every combination. Which blow falls when is drawn from the seed; where it hits is up to real processes, so a seed that
+found something finds it often, not always.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from ml_toolbox.engine.rows import Row, Wish
-from ml_toolbox.testing.simulator.invariants import Evidence, Existed, LimitSet, Violation, check
 from ml_toolbox.testing.simulator.cloud import Call
+from ml_toolbox.testing.simulator.invariants import Evidence, Existed, LimitSet, Violation, check
 from tests.kills.adapter import PLACE, Calls
 from tests.kills.cloud import HOURLY, Order
 from tests.kills.processes import Client, Worker, pretended_cloud
@@ -34,7 +34,7 @@ from tests.simulation.binding import Toolbox
 END_S = 150.0
 """Within which everything must end by itself once no more blows fall."""
 CALM_S = 45.0
-"""After this much of it the cloud answers what it is asked: a call that fails a dozen times in a row would be waited for long."""
+"""After this much of it the cloud answers: a call that happened to fail a dozen times in a row would be waited for long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,9 @@ class Trial:
     @property
     def name(self) -> str:
         hosts = " on two hosts" if self.elsewhere else ""
-        return f"{self.state}, class {self.kind}, {self.workers} worker{'s' * (self.workers > 1)}{hosts}, seed {self.seed}"
+        return (
+            f"{self.state}, class {self.kind}, {self.workers} worker{'s' * (self.workers > 1)}{hosts}, seed {self.seed}"
+        )
 
     @property
     def command(self) -> str:
@@ -118,7 +120,9 @@ class Report:
 
     def assert_clean(self) -> None:
         found = "\n".join(map(str, self.violations[:40]))
-        assert not self.violations, f"{self.trial.name}: {len(self.violations)} broken promises\n{found}\n{self.trial.command}"
+        assert not self.violations, (
+            f"{self.trial.name}: {len(self.violations)} broken promises\n{found}\n{self.trial.command}"
+        )
 
 
 def _median(values: list[float]) -> str:
@@ -142,6 +146,8 @@ class Run:
         self._held: list[tuple[float, str, frozenset[str]]] = []
         """Blows whose victims' rows are not taken over yet: when, whose, which."""
         self._over = threading.Event()
+        self._is_settling = False
+        self._client_random = Random(f"client {trial.seed}")
 
     def run(self) -> Report:
         trial, began = self.trial, time.monotonic()
@@ -167,12 +173,12 @@ class Run:
         for limit in self._limits:
             self.parts.store.set_limit(*limit)
         _make_foreign(cloud)
-        self._client = Client(self.setting, self.folder, self._answered)
+        self._client = Client(self.setting, self.folder, self._answered, self._client_fate)
         self._client.start()
         watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
         watcher.start()
         try:
-            self._workers = [self._born(armed=True) for _ in range(self.trial.workers)]
+            self._workers = [self._born(self._fate()) for _ in range(self.trial.workers)]
             self._blows()
             self._settle(cloud)
             self._finish(cloud)
@@ -183,6 +189,8 @@ class Run:
             for worker in self._workers:
                 worker.kill()
             self.parts.store.close()
+            self.parts.calls.close()
+            cloud.close()
 
     # -- blows --------------------------------------------------------------------------------------------------------
 
@@ -199,10 +207,9 @@ class Run:
             slot = random.randrange(trial.workers)
             if blow == "stop":
                 self._stop(slot)
-            elif self.report.kills >= trial.kills:
-                continue  # they died of themselves, at their points
+            elif self.report.kills + len(self._client.deaths) >= trial.kills:
+                time.sleep(0.2)  # enough died at their points
             elif random.random() < 0.12 and self._client.kill():
-                self.report.kills += 1
                 time.sleep(0.3)
             else:
                 self._kill(slot)
@@ -211,8 +218,7 @@ class Run:
     def _kill(self, slot: int) -> None:
         worker = self._workers[slot]
         worker.wait_until_up()
-        armed = worker.fatal != ":0"
-        deadline = time.monotonic() + (1.5 if armed else 0.05 + 0.55 * self.random.random())
+        deadline = time.monotonic() + (1.5 if worker.fate else 0.05 + 0.55 * self.random.random())
         while worker.process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         if worker.process.poll() is None:
@@ -226,33 +232,54 @@ class Run:
         time.sleep(0.05 + 0.55 * self.random.random())
         if worker.process.poll() is not None:
             return
-        owner = worker.owner
         worker.send(signal.SIGSTOP)
+        self._stands_still(worker)
+        if self.trial.workers == 1:
+            time.sleep(LEASE_S * 1.5)
+
+    def _stands_still(self, worker: Worker) -> None:
         worker.was_stopped = True
         self.report.stops += 1
-        self._note(owner)
-        pause_s = LEASE_S * (1.2 + 0.8 * self.random.random())
-        if self.trial.workers == 1:
-            time.sleep(pause_s)
-            worker.send(signal.SIGCONT)
-        else:
-            timer = threading.Timer(pause_s, worker.send, [signal.SIGCONT])
-            timer.daemon = True
-            timer.start()
+        self._note(worker.owner)
+        self._later(lambda: worker.send(signal.SIGCONT))
+
+    def _later(self, action: Callable[[], None]) -> None:
+        """Once the lease is over."""
+        timer = threading.Timer(LEASE_S * (1.2 + 0.8 * self.random.random()), action)
+        timer.daemon = True
+        timer.start()
 
     def _replace_dead(self) -> None:
         for slot, worker in enumerate(self._workers):
             if worker.process.poll() is not None:
                 self.report.kills += 1
-                self.report.at_points += bool(worker.lines("dies"))
+                self.report.at_points += bool(worker.lines("SIGKILL"))
                 self._note(worker.owner)
                 self._past.append(worker)
-                self._workers[slot] = self._born(armed=self.random.random() < 0.5)
+                self._workers[slot] = self._born(self._fate())
 
-    def _born(self, *, armed: bool) -> Worker:
+    def _fate(self) -> str:
+        """Most are to end at a point, most of them by dying."""
+        random = self.random
+        if random.random() < 0.3:
+            return ""
+        if self.trial.kind == "none" and random.random() < 0.2:
+            return "SIGSTOP before:submit 1"  # what this class cannot keep from making another resource
+        word = random.choice(("SIGKILL", "SIGKILL", "SIGSTOP"))
+        return f"{word} {random.choice(self._labels)} {random.randint(1, 3)}"
+
+    def _client_fate(self) -> str:
+        if self._is_settling or self._client_random.random() < 0.5:
+            return ""
+        if self.trial.kind == "none" and self._client_random.random() < 0.4:
+            return f"SIGSTOP before:submit {self._client_random.randint(1, 8)}"
+        points = ("before:insert", "after:insert:before:act", "before:submit", "after:submit:before:record")
+        word = self._client_random.choice(("SIGKILL", "SIGSTOP"))
+        return f"{word} {self._client_random.choice(points)} {self._client_random.randint(1, 8)}"
+
+    def _born(self, fate: str) -> Worker:
         self._lives += 1
-        fatal = f"{self.random.choice(self._labels)}:{self.random.randint(1, 3)}" if armed else ":0"
-        return Worker(self.setting, self.folder, self._lives, fatal)
+        return Worker(self.setting, self.folder, self._lives, fate)
 
     # -- recovery -----------------------------------------------------------------------------------------------------
 
@@ -265,6 +292,12 @@ class Run:
 
     def _watch(self) -> None:
         while not self._over.wait(0.1):
+            for worker in list(self._workers):
+                if not worker.was_stopped and worker.lines("SIGSTOP"):
+                    self._stands_still(worker)
+            if self._client.stands_still():
+                self.report.stops += 1
+                self._later(self._client.go_on)
             if not self._held:
                 continue
             owners = {row.id: row.lease_owner for row in self._rows()}
@@ -288,12 +321,14 @@ class Run:
 
     def _settle(self, cloud: Calls) -> None:
         """No more blows: everything must end by itself."""
-        for slot, worker in enumerate(self._workers):  # these may be told to die somewhere
-            if worker.fatal == ":0":
-                continue
-            worker.kill()
-            self._past.append(worker)
-            self._workers[slot] = self._born(armed=False)
+        self._is_settling = True
+        self._replace_dead()
+        for slot, worker in enumerate(self._workers):
+            if worker.fate:  # it may still be to die somewhere
+                worker.kill()
+                self.report.kills += 1
+                self._past.append(worker)
+                self._workers[slot] = self._born("")
         began, is_calm = time.monotonic(), False
         while time.monotonic() < began + END_S:
             if not is_calm and time.monotonic() > began + CALM_S:
@@ -337,6 +372,8 @@ class Run:
         for code in self._client.deaths:
             if code != -signal.SIGKILL:
                 self._defect("a command fails cleanly", (self.folder / "client.err").read_text())
+        report.kills += len(self._client.deaths)
+        report.at_points += self._client.deaths_at_points
         report.faults, report.calls = sum(books["faults"].values()), len(books["calls"])
         made: dict[tuple[str, int], int] = {}
         for one in evidence.ours():
@@ -437,10 +474,11 @@ def try_once(trial: Trial, folder: Path, postgres_url: str = "") -> Report:
     return Run(trial, postgres_url if trial.state == "postgres" else str(folder / "state.db"), folder).run()
 
 
+_CLASSES: tuple[Class, ...] = ("token", "name", "none")
 MATRIX = tuple(
-    Trial(seed=0, state=state, kind=kind, workers=workers, elsewhere=apart)  # type: ignore[arg-type] # the literals
+    Trial(seed=0, state=state, kind=kind, workers=workers, elsewhere=apart)
     for state in ("sqlite", "postgres")
-    for kind in ("token", "name", "none")
+    for kind in _CLASSES
     for workers, apart in ((1, False), (2, False), (2, True))
     if not (apart and state == "sqlite")  # one file is on one host
 )

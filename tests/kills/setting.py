@@ -69,10 +69,8 @@ class Parts:
     """What a process of ours builds."""
 
     def __init__(self, setting: Setting, host: str = "") -> None:
-        self.store: SqlStore = open_store(
-            setting.state if "://" in setting.state else Path(setting.state)
-        )
-        calls = Calls(setting.port)
+        self.store: SqlStore = open_store(setting.state if "://" in setting.state else Path(setting.state))
+        self.calls = calls = Calls(setting.port)
         backend = (HttpJobsAtOnce if setting.at_once else HttpJobs)(calls, setting.kind, setting.lag_s)
 
         def backends(name: str) -> JobBackend:
@@ -97,9 +95,7 @@ def order_of(planned: Planned, backend: JobBackend) -> JobOrder:
         limits=Limits(max_duration_s=DURATION_S, stop_grace_s=GRACE_S),
         register="model" if planned.registers else None,
     )
-    return JobOrder(
-        job=spec, backend=PLACE, idempotency=backend.idempotency, hourly=HOURLY, overhead_s=GRACE_S
-    )
+    return JobOrder(job=spec, backend=PLACE, idempotency=backend.idempotency, hourly=HOURLY, overhead_s=GRACE_S)
 
 
 def plan(seed: int, workflows: int, now: float) -> list[Planned]:
@@ -149,5 +145,10 @@ def limits(planned: list[Planned], kind: Class) -> list[tuple[str, Meter, Period
 
 
 def labels(workflow: JobWorkflow) -> tuple[str, ...]:
-    """Where a worker may be told to die."""
-    return (*sorted({label for _, label in points([workflow])}), *COLLECTING)
+    """Where a process may be told to die or to stand still: each point once, those that are passed often more often."""
+    passed_often = tuple(
+        label
+        for effect in ("submit", "observe")
+        for label in (f"before:{effect}", f"after:{effect}:before:record", f"after:record:{effect}")
+    )
+    return (*sorted({label for _, label in points([workflow])}), *COLLECTING, *30 * passed_often)

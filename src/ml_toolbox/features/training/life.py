@@ -492,6 +492,8 @@ def _missing(row: Row, data: JobData, order: JobOrder, now: float) -> Decision:
 def _deleted_one(row: Row, data: JobData, order: JobOrder, seen: JobObservation, now: float) -> Decision:
     postings: tuple[Posting, ...] = ()
     if data.deleted == len(data.attempts) - 1:
+        if seen.state.is_final:
+            data = replace(data, observation=seen)
         data, postings = attempts.settled(data, order, seen, now, "deleted")
     gone = replace(data, deleted=data.deleted + 1, delete_sent_at=0.0, tries=0, problem="", since=0.0, alarmed=False)
     return _delete(row, gone, now, postings)

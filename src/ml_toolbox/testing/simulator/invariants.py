@@ -269,6 +269,38 @@ def strays_are_charged(evidence: Evidence) -> Iterator[str]:
             yield f"{one.id}, which {row_id} did not know, cost {one.cost:.0f}, charged {charged[f'stray {one.id}']}"
 
 
+def resources_are_their_own(evidence: Evidence) -> Iterator[str]:
+    """What an attempt calls its own was made for it, by the tags that were in its create call."""
+    made = {one.id: one for one in evidence.ours() if one.kind == "job"}
+    for view in evidence.rows:
+        for held in view.held:
+            one = made.get(held.resource)
+            if one is not None and one.owner != (view.row.id, held.attempt):
+                yield f"attempt {held.attempt} of {view.row.id} took {one.id}, which was made for {one.owner}"
+            if held.resource and one is None:
+                yield f"attempt {held.attempt} of {view.row.id} holds {held.resource}, which never existed"
+
+
+def charged_once(evidence: Evidence) -> Iterator[str]:
+    """What an attempt has paid for in full is not paid for again as a stray, and no stray twice."""
+    made = {one.id: one for one in evidence.ours()}
+    known = {held.resource for view in evidence.rows for held in view.held}
+    settled = {
+        (line.work_id, line.posting.attempt): line.at for line in evidence.lines if line.posting.kind == "settle"
+    }
+    strays = [line for line in evidence.lines if line.posting.kind == "collect"]
+    for line in strays:
+        resource = line.posting.reason.removeprefix("stray ")
+        one = made.get(resource)
+        if one is None or one.kind != "job" or resource not in known or not line.posting.spent:
+            continue
+        if min(one.ended_at, one.gone_at) <= settled.get(one.owner, 0.0):
+            yield f"{resource} was charged to its attempt and {line.posting.spent} again as a stray"
+    for reason, times in Counter(line.posting.reason for line in strays).items():
+        if times > 1:
+            yield f"{reason} was charged {times} times"
+
+
 def one_attempt_at_a_time(evidence: Evidence) -> Iterator[str]:
     """The next attempt's resource is made after the one before has ended for certain."""
     made = {one.id: one for one in evidence.ours()}
@@ -476,6 +508,8 @@ PROMISES: tuple[Callable[[Evidence], Iterator[str]], ...] = (
     no_orphan,
     no_duplicate,
     strays_are_charged,
+    resources_are_their_own,
+    charged_once,
     one_attempt_at_a_time,
     every_create_is_tagged,
     foreign_untouched,
