@@ -348,11 +348,11 @@ def page(results: Mapping[str, Mapping[str, float]], found: Mapping[str, Mapping
 `python benchmarks/live_jobs.py --jobs {options.jobs} --seconds {options.seconds:g}` on {platform.system()},
 {os.cpu_count()} cores, Python {platform.python_version()}; load averages at the end {loads}.
 
-{options.jobs:,} rows of the training workflow, all running, on a pretended platform inside the agent's process that answers
-for many jobs in one call; {options.rate:g} jobs change their state each second. *Recorded after*: from the change on the
-platform until it is durable in the store, with its line of history. *Looked at again after*: between two looks at the same
-job. The agent compares all resources with all rows every 20 s meanwhile (by default: every 300 s). It is bound to one core; *CPU* is its
-share of that core, the PostgreSQL server's comes on top of it.
+{options.jobs:,} rows of the training workflow, all running, on a pretended platform inside the agent's process that
+answers for many jobs in one call; {options.rate:g} jobs change their state each second. *Recorded after*: from the change on
+the platform until it is durable in the store, with its line of history. *Looked at again after*: between two looks at the
+same job. The agent compares all resources with all rows every 20 s meanwhile (by default: every 300 s). It is bound to one
+core; *CPU* is its share of that core, the PostgreSQL server's comes on top of it.
 
 | state in | recorded after, s: p50 | p99 | worst | looked at again after, s: p50 | p99 | worst | looks/s | CPU | RSS, MiB |
 |---|---|---|---|---|---|---|---|---|---|"""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -112,7 +112,7 @@ class Runner:
             frees the row at once; a holder that is merely paused for longer loses its right to write, never the row its
             meaning.
         pacer: holds calls back to what each platform takes.
-        owner: id of this runner among all; must differ from every other's.
+        owner: id of this runner among all; must differ from every other's. After an error the attribute is another one.
     """
 
     def __init__(
@@ -129,7 +129,8 @@ class Runner:
         self._workflows = {workflow.kind: workflow for workflow in workflows}
         self._lease_s = lease_s
         self._pacer = pacer or Pacer()
-        self.owner = owner or this_owner()
+        self.owner = self._first_owner = owner or this_owner()
+        self._dropped = 0
         self._keeper = keeper or Keeper(lambda: store.renew(self.owner, lease_s=lease_s), every_s=lease_s / 3)
         self._under_way = _UnderWay()
 
@@ -166,7 +167,7 @@ class Runner:
         wanted, began = tuple(kinds or self._workflows), self._store.now()
         until = time.monotonic() + linger_s
         driven, more = 0, True
-        with ExitStack() as keeping:
+        with ExitStack() as keeping, self._in_hand():
             while True:
                 if self._under_way.has_ended and executor is not None:
                     self._set_going(self._after(self._under_way.ended(within_s=0.0)), executor)
@@ -194,8 +195,20 @@ class Runner:
 
     def finish(self, executor: Executor) -> None:
         """Wait for what earlier ticks left under way, and drive it on until it rests."""
-        while self._under_way:
-            self._set_going(self._after(self._under_way.ended(within_s=math.inf)), executor)
+        with self._in_hand():
+            while self._under_way:
+                self._set_going(self._after(self._under_way.ended(within_s=math.inf)), executor)
+
+    @contextmanager
+    def _in_hand(self) -> Iterator[None]:
+        """Rows that an error makes us drop, such as a store that is away, must come free again: they stay leased under our
+        former name, which nobody renews, until that lease runs out."""
+        try:
+            yield
+        except BaseException:
+            self._dropped += 1
+            self.owner = f"{self._first_owner}+{self._dropped}"
+            raise
 
     # -- many rows ----------------------------------------------------------------------------------------------------
 
@@ -306,7 +319,8 @@ class Runner:
         return unfinished
 
     def _advance(self, row: Row, event: Event) -> Row:
-        return self._go_on(self._decided(row, event, self._store.now()))
+        with self._in_hand():
+            return self._go_on(self._decided(row, event, self._store.now()))
 
     def _go_on(self, step: _Step) -> Row:
         """Write, act, decide, write, … until the row rests."""
