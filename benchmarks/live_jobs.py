@@ -39,7 +39,7 @@ from tests.postgres import binaries, started  # noqa: E402
 from ml_toolbox.base.ids import new_ulid  # noqa: E402
 from ml_toolbox.domain.jobs import JobSpec, JobState, Limits  # noqa: E402
 from ml_toolbox.domain.offers import Offer  # noqa: E402
-from ml_toolbox.engine.agent import Agent  # noqa: E402
+from ml_toolbox.engine.agent import Agent, Round  # noqa: E402
 from ml_toolbox.engine.collection import Collector  # noqa: E402
 from ml_toolbox.engine.owners import this_owner  # noqa: E402
 from ml_toolbox.engine.rows import Row, Write  # noqa: E402
@@ -213,7 +213,8 @@ def run_agent(place: str, jobs: int, rate: float, seconds: float, *, profile: bo
     collector = Collector(store, [workflow], owner=this_owner())
     agent = Agent(store, runner, [workflow], collector, executor=executor, every_s=20.0)
     stop = threading.Event()
-    thread = threading.Thread(target=_agent_thread, args=(agent, stop, profile))
+    measuring = threading.Event() if profile else None
+    thread = threading.Thread(target=_agent_thread, args=(agent, stop, measuring))
     began = time.perf_counter()
     thread.start()
     while store.find(KIND, states=[JobState.QUEUED], limit=1):
@@ -221,6 +222,8 @@ def run_agent(place: str, jobs: int, rate: float, seconds: float, *, profile: bo
     result["start_s"] = time.perf_counter() - began
     time.sleep(WARM_S)
     pretended.gaps.clear()
+    if measuring is not None:
+        measuring.set()
     cpu, since = time.process_time(), time.time()
     time.sleep(seconds)
     until = time.time()
@@ -247,14 +250,19 @@ def run_agent(place: str, jobs: int, rate: float, seconds: float, *, profile: bo
     }
 
 
-def _agent_thread(agent: Agent, stop: threading.Event, profile: bool) -> None:
-    if not profile:
-        agent.run(stop)
-        return
+def _agent_thread(agent: Agent, stop: threading.Event, measuring: threading.Event | None) -> None:
     profiler = cProfile.Profile()
-    profiler.runcall(agent.run, stop)
-    for order in ("tottime", "cumulative"):
-        pstats.Stats(profiler, stream=sys.stderr).sort_stats(order).print_stats(35)
+
+    def after_round(done: Round) -> None:
+        if measuring is not None and measuring.is_set():
+            measuring.clear()
+            profiler.enable()  # of this thread
+
+    agent.run(stop, on_round=after_round)
+    profiler.disable()
+    if measuring is not None:
+        for order in ("tottime", "cumulative"):
+            pstats.Stats(profiler, stream=sys.stderr).sort_stats(order).print_stats(35)
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
@@ -340,13 +348,13 @@ def page(results: Mapping[str, Mapping[str, float]], found: Mapping[str, Mapping
 `python benchmarks/live_jobs.py --jobs {options.jobs} --seconds {options.seconds:g}` on {platform.system()},
 {os.cpu_count()} cores, Python {platform.python_version()}; load averages at the end {loads}.
 
-{options.jobs:,} rows of the training workflow, all running, on a pretended platform inside the agent's process that answers
-for many jobs in one call; {options.rate:g} jobs change their state each second. *Recorded after*: from the change on the platform
-until it is durable in the store, with its line of history. *Looked at again after*: between two looks at the same job. The
-agent compares all resources with all rows every 20 s meanwhile (by default: every 300 s). It is bound to one core; *CPU* is its
-share of that core, the PostgreSQL server's comes on top of it.
+{options.jobs:,} rows of the training workflow, all running, on a pretended platform inside the agent's process that
+answers for many jobs in one call; {options.rate:g} jobs change their state each second. *Recorded after*: from the change on
+the platform until it is durable in the store, with its line of history. *Looked at again after*: between two looks at the
+same job. The agent compares all resources with all rows every 20 s meanwhile (by default: every 300 s). It is bound to one
+core; *CPU* is its share of that core, the PostgreSQL server's comes on top of it.
 
-| state in | recorded after, s: p50 | p99 | worst | looked at again after, s: p50 | p99 | worst | looks/s | CPU | peak RSS, MiB |
+| state in | recorded after, s: p50 | p99 | worst | looked at again after, s: p50 | p99 | worst | looks/s | CPU | RSS, MiB |
 |---|---|---|---|---|---|---|---|---|---|"""
     ]
     for name, one in results.items():

@@ -188,8 +188,8 @@ class _Decoded(Generic[T]):
     """Rows' JSON as values, remembered by the identity of the JSON: between two writes a row is decided on and looked at
     several times, and decoding is a third of what that costs. JSON of rows is never changed in place."""
 
-    _KEPT = 1024
-    """Twice what the loop takes up together."""
+    _KEPT = 2048
+    """Some times what the loop takes up together."""
 
     def __init__(self, kind: type[T]) -> None:
         self._kind = kind
