@@ -18,6 +18,7 @@ from ml_toolbox.base.errors import (
 )
 from ml_toolbox.base.ids import new_ulid
 from ml_toolbox.domain.jobs import JobSpec, JobState
+from ml_toolbox.engine.places import OnePlaceEach, Places
 from ml_toolbox.engine.rows import Row, Transition
 from ml_toolbox.engine.runner import Runner
 from ml_toolbox.engine.store import Store
@@ -63,6 +64,7 @@ class Training:
         home: Path,
         install: str,
         actor: str = "",
+        places: Places | None = None,
         register: Register | None = None,
         resolve_input: ResolveInput | None = None,
         clock: Clock | None = None,
@@ -78,7 +80,8 @@ class Training:
         self._clock = clock or SystemClock()
         self.workflow = JobWorkflow(backends, register, install)
         """How the loop drives jobs."""
-        self._runner = Runner(store, [self.workflow])
+        self._places = places or OnePlaceEach()
+        self._runner = Runner(store, [self.workflow], places=self._places)
 
     def submit(self, spec: JobSpec, on: str = "local") -> Job:
         """Freeze the sources, write the intent, start the job; returns once the backend has it.
@@ -181,7 +184,7 @@ class Training:
         ended: nothing happens. ``Unsupported`` where the backend cannot, ``NotYet`` when it has not created the job yet.
         """
         row = self._row(name_or_id)
-        backend = self._backends(order_of(row).backend)
+        backend = self._backends(row.place or order_of(row).backend)
         if not isinstance(backend, Preempts):
             raise Unsupported(
                 f"{backend.name} cannot take capacity away on request",
@@ -275,7 +278,7 @@ class Training:
         if not resource:  # not created yet
             return LogChunk((), cursor, ended=False)
         try:
-            return self._backends(order_of(row).backend).logs(resource, cursor)
+            return self._backends(row.place or order_of(row).backend).logs(resource, cursor)
         except NotFound:
             return LogChunk((), cursor, ended=row.ended_at is not None)
 

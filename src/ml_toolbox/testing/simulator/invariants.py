@@ -312,7 +312,9 @@ def charged_once(evidence: Evidence) -> Iterator[str]:
             if line.work_id != view.row.id or view.row.kind != "job":
                 continue
             sums[line.posting.reason] += line.posting.spent
-            since = min(asked.get(line.posting.attempt, line.at), reserved.get((line.work_id, line.posting.attempt), line.at))
+            since = min(
+                asked.get(line.posting.attempt, line.at), reserved.get((line.work_id, line.posting.attempt), line.at)
+            )
             one = made.get(line.posting.reason.removeprefix("stray "))
             longest = one.hourly * (line.at - since + _SLACK_S) / 3600.0 if one else 0.0
             if one and since < line.at and sums[line.posting.reason] > longest:
