@@ -290,10 +290,14 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(life, "_not_created", not_created)
 
 
+<<<<<<< HEAD
 @mutant(
     "a refusal after an unknown outcome is certain",
     "ours, found by the simulator: the job failed and its resource ran on",
 )
+=======
+@mutant("a refusal after an unknown outcome is certain", "ours, found by the simulator: the job failed and its resource ran on", seeds=4_000)
+>>>>>>> h-sim
 def _(patch: pytest.MonkeyPatch) -> None:
     original = life._not_created
 
@@ -328,6 +332,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(life, "_resolve", resolve)
 
 
+<<<<<<< HEAD
 @mutant(
     "a taken name is not adopted", "name collision for ever while the server bills on (karpenter-provider-hetzner#53)"
 )
@@ -344,8 +349,10 @@ def _(patch: pytest.MonkeyPatch) -> None:
     "the id is written later",
     "a deferred write of the id was lost, and the first machine leaked (cluster-api-provider-aws#6131)",
 )
+=======
+@mutant("the id is written later", "a deferred write of the id was lost, and the first machine leaked (cluster-api-provider-aws#6131)")
+>>>>>>> h-sim
 def _(patch: pytest.MonkeyPatch) -> None:
-    original = life._not_created
     created = life._created
 
     def forgets(row: Row, data: Any, resource: str, message: str, now: float) -> Decision:
@@ -359,7 +366,6 @@ def _(patch: pytest.MonkeyPatch) -> None:
         return life.FailureDigest(kind="preempted", cause="conflict while writing the id")
 
     patch.setattr(life, "_created", forgets)
-    patch.setattr(life, "_not_created", original)
 
 
 # -- looking ----------------------------------------------------------------------------------------------------------
@@ -576,7 +582,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(JobWorkflow, "owns", owns)
 
 
-@mutant("rows are read before the list", "what was recorded in between is taken for a stray")
+@mutant("rows are read before the list", "what was recorded in between is taken for a stray", seeds=6_000)
 def _(patch: pytest.MonkeyPatch) -> None:
     original = collection.Collector.compare
     find = collection.Collector._row
