@@ -172,6 +172,18 @@ class Toolbox:
         return self.settings.state or str(self.home / "state.db")
 
     @property
+    def state_shown(self) -> str:
+        """The same to be printed: without password and options."""
+        if "://" not in self.state_place:
+            return self.state_place
+        from urllib.parse import urlsplit
+
+        parts = urlsplit(self.state_place)
+        user = f"{parts.username}@" if parts.username else ""
+        port = f":{parts.port}" if parts.port else ""
+        return f"{parts.scheme}://{user}{parts.hostname or ''}{port}{parts.path}"
+
+    @property
     def has_state(self) -> bool:
         """Whether anything can have been written yet; asked before a command that only looks makes a database."""
         return "://" in self.state_place or Path(self.state_place).exists()

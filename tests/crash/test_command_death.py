@@ -40,6 +40,9 @@ POINTS = {
         "before:register",
         "after:register:before:record",
         "after:record:register",
+        "store:written:before:commit",
+        "store:rows:before:ledger",
+        "store:committed:before:answer",
     ),
     "stop": ("before:stop", "after:stop:before:record", "after:record:stop"),
     "delete": (

@@ -1,7 +1,7 @@
 """``python -m tests.simulation``: many schedules, or one again with everything that happened in it.
 
-    python -m tests.simulation --count 1000000        as many, on all cores, with a line of progress
-    python -m tests.simulation --seed 4711            this one, told line by line
+python -m tests.simulation --count 1000000        as many, on all cores, with a line of progress
+python -m tests.simulation --seed 4711            this one, told line by line
 """
 
 from __future__ import annotations

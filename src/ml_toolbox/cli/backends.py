@@ -92,11 +92,13 @@ def forget(name: str, unasked: bool, yes: bool) -> None:
 
 
 def _refuse_living(toolbox: Toolbox, place: str, *, unasked: bool) -> None:
+    from ml_toolbox.features.operations import living as living_rows
+
     try:
         living = toolbox.collector.living(place)
     except ToolboxError as error:
         if unasked:
-            living = sum(row.ended_at is None for row in toolbox.state.find(None, place=place, limit=100_000))
+            living = sum(1 for _ in living_rows(toolbox.state, place=place))
         else:
             raise Conflict(
                 f"{place} cannot be asked what lives there: {error.message}",

@@ -7,6 +7,7 @@ one transaction, can never tell different sums.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import ceil
 
 from ml_toolbox.engine.ledger import Posting, month_of
 
@@ -33,8 +34,9 @@ class Charge:
 
 
 def cost_of(hourly: int, seconds: float) -> int:
-    """Micro-dollars for that long, rounded up."""
-    return -int(-hourly * max(0.0, seconds) // _HOUR_S)
+    """Micro-dollars for that long, rounded up. Seconds are differences of times of day, exact to a fraction of a microsecond: what
+    that adds must not become a micro-dollar more than was reserved for the same time."""
+    return max(0, ceil(hourly * max(0.0, seconds) / _HOUR_S - 0.01))
 
 
 def seconds_for(hourly: int, amount: int) -> float:

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from ml_toolbox.base.clock import Clock
 from ml_toolbox.base.errors import Bug, Denied, Invalid, MissingExtra, ToolboxError, Unavailable, Unsupported
+from ml_toolbox.engine.crash import crash_point
 from ml_toolbox.state import ddl, migrations
 from ml_toolbox.state.connections import Connections
 from ml_toolbox.state.database import Duplicate, Posting, Session, Values
@@ -146,7 +147,9 @@ class PostgresDatabase:
                 session.connection.execute("ROLLBACK")
                 refused = error
             else:
+                crash_point("store:written:before:commit")
                 self._commit(session)
+                crash_point("store:committed:before:answer")
         if refused is not None:
             raise refused
         return result

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from ml_toolbox.base.clock import Clock, SystemClock
 from ml_toolbox.base.errors import Bug, Invalid, ToolboxError, Unavailable
+from ml_toolbox.engine.crash import crash_point
 from ml_toolbox.state import ddl, migrations
 from ml_toolbox.state.connections import Connections
 from ml_toolbox.state.database import Duplicate, Posting, Session, Values
@@ -75,7 +76,9 @@ class SqliteDatabase:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 result = body(_Session(connection, self._clock.now()))
+                crash_point("store:written:before:commit")
                 connection.execute("COMMIT")
+                crash_point("store:committed:before:answer")
             except ToolboxError as error:  # a refusal, not a fault: the connection stays good
                 connection.execute("ROLLBACK")
                 refused = error

@@ -184,6 +184,20 @@ class StoreTests:
             store.insert(row(f"{number}", place=place))
         assert sorted(store.places()) == ["a", "b@eu"]
 
+    def test_a_place_is_forgotten_only_while_nothing_lives_there(self, store: BookedStore) -> None:
+        for name, place in (("a", "x@eu"), ("b", "x@eu"), ("c", "y")):
+            store.insert(row(name, place=place))
+        held = {name: store.claim(name, owner="o", lease_s=9.0, is_dead=never) for name in ("a", "b")}
+        for name, claimed in held.items():
+            assert not store.forget_place("x@eu"), f"{name} lives there"
+            assert sorted(store.places()) == ["x@eu", "y"]
+            store.write([Write(row=cast("Row", claimed), change=change(ended=True))], lease_s=9.0)
+        assert store.forget_place("x@eu")
+        assert store.forget_place("never known")
+        assert store.places() == ("y",)
+        store.insert(row("d", place="x@eu"))
+        assert sorted(store.places()) == ["x@eu", "y"]
+
     def test_whose_budgets_pay_is_told_for_many_at_once(self, store: BookedStore) -> None:
         store.insert(row("a", scopes=("all", "user:ann")))
         store.insert(row("b"))
@@ -849,6 +863,10 @@ class _Compared(RuleBasedStateMachine):
         self.seen += [
             result for result in self.both(lambda store: store.write(writes, lease_s=5.0)) if isinstance(result, Row)
         ]
+
+    @rule(place=st.sampled_from(["all", "u"]))
+    def forget_place(self, place: str) -> None:
+        self.both(lambda store: store.forget_place(place))
 
     @rule(owner=_OWNERS)
     def renew(self, owner: str) -> None:

@@ -116,9 +116,12 @@ class JobWorkflow:
         data, order = data_of(row), order_of(row)
         mine = next((one for one in data.attempts if one.number == attempt), data.attempt)
         longest_s = mine.limit_s + order.overhead_s
-        seconds = min(max(0.0, now - mine.submitted_at), longest_s)
+        spent = cost_of(order.hourly, min(max(0.0, now - mine.submitted_at), longest_s))
+        if mine.resource == resource:
+            # Its own, which outlived its deletion: the attempt has paid, in full where its end was seen.
+            ended = mine is not data.attempt or (data.observation is not None and data.observation.state.is_final)
+            spent = 0 if ended else max(0, spent - mine.charge.spent)
         month = mine.charge.month or month_of(now)
-        spent = cost_of(order.hourly, seconds)
         return Posting(attempt=attempt, kind="collect", spent=spent, month=month, reason=f"stray {resource}")
 
     def remove(self, place: str, resource: str) -> None:

@@ -67,7 +67,9 @@ class Totals:
         )
 
 
-def run_here(seeds: Iterable[int], product: Callable[[], Product], *, until: Callable[[Totals], bool] | None = None) -> Totals:
+def run_here(
+    seeds: Iterable[int], product: Callable[[], Product], *, until: Callable[[Totals], bool] | None = None
+) -> Totals:
     """Run these seeds in this process; ``until`` may end it early."""
     totals = Totals()
     for seed in seeds:

@@ -129,6 +129,7 @@ class SimulatedEndpoints:
             hourly=self._hourly,
         )
         self._cloud.put(wanted)
+
     def observe(self, endpoint: str) -> EndpointStatus:
         def effect() -> EndpointStatus:
             one = self._cloud.endpoint_named(endpoint)

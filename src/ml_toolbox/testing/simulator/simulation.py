@@ -47,7 +47,7 @@ class Crashed(BaseException):
     """Stands for kill -9: nothing of ours catches it, and no lease is given back."""
 
 
-class _NoKeeper:
+class NoKeeper:
     """Virtual time passes only between steps, so leases are renewed by writes or not at all."""
 
     @contextmanager
@@ -119,7 +119,7 @@ class Simulation:
         hourly = HOURLY if self.profile.priced else 0
         jobs = (SimulatedJobsAtOnce if self.profile.at_once else SimulatedJobs)(self.cloud, hourly=hourly)
         endpoints = SimulatedEndpoints(self.cloud, hourly=hourly)
-        self._jobs, self._endpoints = _at(jobs), _at(endpoints)
+        self._jobs, self._endpoints = backend_at(jobs), backend_at(endpoints)
         self.registered: list[tuple[str, str]] = []
         self._workflows = product.workflows(self._jobs, self._endpoints, self, INSTALL)
         self._main: Any = greenlet.getcurrent()
@@ -256,6 +256,8 @@ class Simulation:
             then += 1000.0 * (drawn - 0.6)
         elif not self._hostile and change < NEVER:
             then = max(then, min(change, now + 3600.0))
+        # What the platform still has to do happens when it happens: no jump goes past it.
+        then = min([then, *(at for at, _ in self.cloud.late)])
         self.time.at = max(then, now + 0.001)
         self.cloud.work_off()
 
@@ -272,7 +274,7 @@ class Simulation:
             self._workflows,
             lease_s=self.profile.lease_s,
             pacer=process.pacer,
-            keeper=_NoKeeper(),
+            keeper=NoKeeper(),
             owner=process.name,
         )
         process.around = Surroundings(
@@ -464,7 +466,7 @@ class Simulation:
             install=INSTALL,
             now=self.time.at,
             classes={PLACE: self.profile.kind},
-            resources=[_existed(one, self.time.at) for one in self.cloud.resources.values()],
+            resources=[existed(one, self.time.at) for one in self.cloud.resources.values()],
             calls=self.cloud.calls,
             rows=views,
             histories={row.id: self.store.history(row.id) for row in rows},
@@ -474,6 +476,7 @@ class Simulation:
             submitted=self._submitted,
             wishes=self._wishes,
             registered=self.registered,
+            slept_s=30 * self.profile.lease_s,
             retries={view.row.id: view.user_error_retries for view in views},
         )
 
@@ -503,7 +506,9 @@ _MONTH_END = 1_801_440_000.0
 """2027-02-01T00:00:00Z."""
 
 
-def _at(backend: Any) -> Callable[[str], Any]:
+def backend_at(backend: Any) -> Callable[[str], Any]:
+    """Finds the one backend that there is by its name."""
+
     def of(name: str) -> Any:
         if name != PLACE:
             raise NotFound(f"no backend {name}")
@@ -519,7 +524,8 @@ def _bound(action: Callable[..., None], *arguments: Any) -> Callable[[], None]:
     return go
 
 
-def _existed(one: Resource, now: float) -> Existed:
+def existed(one: Resource, now: float) -> Existed:
+    """The platform's resource as the checker reads it."""
     ended = min(one.ends_at, one.gone_at)
     return Existed(
         id=one.id,
