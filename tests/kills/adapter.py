@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from ml_toolbox.base.errors import Conflict, NoCapacity, NotFound, Throttled, Unavailable
-from ml_toolbox.domain.endpoints import EndpointSpec, EndpointState, EndpointStatus
+from ml_toolbox.domain.endpoints import EndpointSpec, EndpointState, EndpointStatus, VariantStatus
 from ml_toolbox.domain.jobs import FailureDigest, JobSpec, JobState
 from ml_toolbox.domain.money import Money
 from ml_toolbox.domain.offers import Offer
@@ -140,14 +140,18 @@ class HttpEndpoints:
         return (Offer(backend=self.name, instance_type="pretended"),)
 
     def build(self, spec: EndpointSpec, owner: Owner) -> EndpointRequest:
-        return EndpointRequest.of(spec, owner, {"models": [variant.model for variant in spec.variants]})
+        return EndpointRequest.of(spec, owner, {"models": {variant.name: variant.model for variant in spec.variants}})
 
     def apply(self, request: EndpointRequest) -> None:
         self._calls.call("PUT", f"/endpoints/{request.name}", {"body": request.body, "tags": request.tags})
 
     def observe(self, endpoint: str) -> EndpointStatus:
-        self._calls.call("GET", f"/endpoints/{endpoint}")
-        return EndpointStatus(state=EndpointState.READY, replicas_ready=1, replicas_wanted=1)
+        models = self._calls.call("GET", f"/endpoints/{endpoint}")["models"]
+        variants = tuple(
+            VariantStatus(name=name, model=model, weight=100.0 / len(models), healthy=True)
+            for name, model in models.items()
+        )
+        return EndpointStatus(state=EndpointState.READY, variants=variants, replicas_ready=1, replicas_wanted=1)
 
     def invoke(
         self,

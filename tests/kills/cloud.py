@@ -218,7 +218,7 @@ class Cloud:
         found = self.endpoint(name)
         if found is None or found.absent(self.moment(found)):
             return Answer(404, {"code": "not-found"})
-        return Answer(200, {"state": "ready"})
+        return Answer(200, {"state": "ready", **found.body})
 
     def delete_endpoint(self, name: str) -> Answer:
         found = self.endpoint(name)

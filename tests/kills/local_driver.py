@@ -28,6 +28,7 @@ from ml_toolbox.engine.collection import Collector
 from ml_toolbox.engine.owners import this_owner
 from ml_toolbox.engine.rows import Row
 from ml_toolbox.features.training.records import data_of
+from ml_toolbox.ports.jobs import TAG_ATTEMPT, TAG_EXPIRES, TAG_INSTALL, TAG_OWNER
 from ml_toolbox.runtime.job import read_json
 from ml_toolbox.testing.simulator.invariants import NEVER, Evidence, Existed, LimitSet, Violation, check
 from tests.crash.homes import Home
@@ -321,7 +322,10 @@ class LocalRun:
             install="crash",
             now=store.now(),
             classes={"local": "token"},
-            resources=[self._existed(resource, tags) for resource, tags in self.home.backend.list_by_tag({})],
+            resources=[
+                *(self._existed(resource, tags) for resource, tags in self.home.backend.list_by_tag({})),
+                *(one for row in rows if row.phase == "deleted" for one in _deleted(row)),
+            ],
             calls=[],
             # Of what was deleted with its folder, this platform remembers nothing.
             rows=[replace(view, excused=view.is_deleted) for view in map(Toolbox().view, rows)],
@@ -403,6 +407,31 @@ class LocalRun:
 
     def _defect(self, promise: str, detail: str) -> None:
         self.report.violations.append(Violation(promise, detail))
+
+
+def _deleted(row: Row) -> Iterator[Existed]:
+    """What this platform, which keeps no books, had of a job that is deleted."""
+    for attempt in data_of(row).attempts:
+        if attempt.resource:
+            yield Existed(
+                id=attempt.resource,
+                kind="job",
+                place="local",
+                name=attempt.resource,
+                tags={
+                    TAG_INSTALL: "crash",
+                    TAG_OWNER: row.id,
+                    TAG_ATTEMPT: str(attempt.number),
+                    TAG_EXPIRES: "start+60s",
+                },
+                max_run_s=61.0,
+                hourly=0,
+                created_at=0.0,
+                by="",
+                charged_s=0.0,
+                ended_at=0.0,
+                gone_at=0.0,
+            )
 
 
 def _possible(planned: LocalPlanned, hits: list[set[str]]) -> set[str]:
