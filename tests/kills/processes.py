@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from tests.kills.cloud import Order
-from tests.kills.setting import Planned, Setting
+from tests.kills.setting import Planned, Served, Setting
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -98,7 +98,7 @@ class Client(threading.Thread):
         self,
         setting: Setting,
         folder: Path,
-        answered: Callable[[str, Planned, str], None],
+        answered: Callable[[str, Planned | Served, str], None],
         fate: Callable[[], str],
     ) -> None:
         super().__init__(name="client", daemon=True)
@@ -108,7 +108,7 @@ class Client(threading.Thread):
         self._answered = answered
         self._fate = fate
         self._stops = 0
-        self._todo: list[tuple[float, int, str, Planned]] = []
+        self._todo: list[tuple[float, int, str, Planned | Served]] = []
         self._asked = 0
         self._busy = False
         self._lock = threading.Lock()
@@ -117,7 +117,7 @@ class Client(threading.Thread):
         self.deaths: list[int] = []
         """Return codes of those that ended by themselves or by us."""
 
-    def ask(self, what: str, planned: Planned, after_s: float = 0.0) -> None:
+    def ask(self, what: str, planned: Planned | Served, after_s: float = 0.0) -> None:
         with self._lock:
             self._asked += 1
             heapq.heappush(self._todo, (time.monotonic() + after_s, self._asked, what, planned))
@@ -171,7 +171,7 @@ class Client(threading.Thread):
             with self._lock:
                 self._busy = False
 
-    def _try(self, what: str, planned: Planned) -> str | None:
+    def _try(self, what: str, planned: Planned | Served) -> str | None:
         process = self._living()
         if process is None:
             return None

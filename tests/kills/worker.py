@@ -67,7 +67,7 @@ def main() -> None:
 
     with ThreadPoolExecutor(8) as executor:
         agent = Agent(
-            parts.store, parts.runner, [parts.workflow], parts.collector, executor=executor, every_s=COLLECT_EVERY_S
+            parts.store, parts.runner, parts.workflows, parts.collector, executor=executor, every_s=COLLECT_EVERY_S
         )
         agent.run(threading.Event(), on_error=on_error)
 

@@ -36,7 +36,7 @@ class Charge:
 def cost_of(hourly: int, seconds: float) -> int:
     """Micro-dollars for that long, rounded up. Seconds are differences of times of day, exact to a fraction of a microsecond: what
     that adds must not become a micro-dollar more than was reserved for the same time."""
-    return ceil(hourly * max(0.0, seconds) / _HOUR_S - 0.01)
+    return max(0, ceil(hourly * max(0.0, seconds) / _HOUR_S - 0.01))
 
 
 def seconds_for(hourly: int, amount: int) -> float:

@@ -8,7 +8,7 @@ that is newer, so a resource it does not know was not just being recorded.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from ml_toolbox.base.errors import NotFound, Throttled, ToolboxError
@@ -150,9 +150,9 @@ class Collector:
         return answer
 
     def _strays(self, kind: Collectable, place: str) -> list[Stray]:
+        now = self._store.now()  # what the list shows is judged by when it was asked for, however long we slept since
         listed = self._paced(place, lambda: list(kind.resources(place)))
         crash_point("collect:listed:before:compare")
-        now = self._store.now()
         return [stray for resource, tags in listed for stray in self._judged(kind, place, resource, tags, now)]
 
     def _judged(
@@ -206,23 +206,26 @@ class Collector:
         return done
 
     def _charged(self, kind: Collectable, stray: Stray) -> Row | None:
-        """Charge the row under its lease, once per resource, and keep the lease while the stray is removed."""
+        """Charge the row under its lease for what the stray has cost until now, less what was charged when it could not be removed
+        before; and keep the lease while it is removed."""
         if self._row(stray.row) is None:
             return None
         row = self._store.claim(stray.row, owner=self._owner, lease_s=self._lease_s, is_dead=self._is_dead)
         if row is None:
             raise _HeldByAnother
         posting = kind.stray(row, stray.resource, stray.attempt, self._store.now())
-        known = self._store.lines(work_id=row.id)
-        if any(line.posting.kind == "collect" and line.posting.reason == posting.reason for line in known):
+        lines = [line.posting for line in self._store.lines(work_id=row.id) if line.posting.kind == "collect"]
+        charged = [line.spent for line in lines if line.reason == posting.reason]
+        if charged and sum(charged) >= posting.spent:
             return row
+        posting = replace(posting, spent=posting.spent - sum(charged))
         change = Change(
             phase=row.phase,
             state=row.state,
             data=row.data,
             due_at=row.due_at,
             ended=row.ended_at is not None,
-            message=f"removing {stray.resource}: {stray.why}",
+            message="" if charged else f"removing {stray.resource}: {stray.why}",
             level="warning",
             postings=(posting,),
         )

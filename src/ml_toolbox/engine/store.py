@@ -59,9 +59,11 @@ class Store(Protocol):
         is_dead: Callable[[str], bool],
         due_before: float,
         limit: int,
+        elsewhere: Collection[str] = (),
     ) -> tuple[Row, ...]:
         """Likewise for up to ``limit`` rows that were due at ``due_before``, most overdue first, in one transaction. Rows that
-        others hold, or are taking at this moment, are passed over, never waited for."""
+        others hold, or are taking at this moment, are passed over, never waited for; so are rows of the places ``elsewhere``,
+        which the caller cannot reach."""
 
     def write(self, writes: Sequence[Write], *, lease_s: float) -> list[Written]:
         """Write each change - row, line of history, ledger - if its row's token is still the row's own; all of them in one

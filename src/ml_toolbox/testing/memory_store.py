@@ -112,6 +112,7 @@ class MemoryStore:
         is_dead: Callable[[str], bool],
         due_before: float,
         limit: int,
+        elsewhere: Collection[str] = (),
     ) -> tuple[Row, ...]:
         with self._lock:
             due = [

@@ -105,7 +105,9 @@ def test_postings_add_up_to_what_the_charge_says(hourly: int, limit_s: float, lo
 
 def test_costs_are_rounded_up() -> None:
     assert charges.cost_of(3_600_000, 1) == 1000
-    assert charges.cost_of(100, 1) == 1, "less than a micro-dollar"
+    assert charges.cost_of(1, 100) == 1
+    assert charges.cost_of(3_600_000, 1 + 2.4e-7) == 1000, "times of day are no more exact than that"
+    assert charges.cost_of(3_600_000, 1.0001) == 1001
     assert charges.cost_of(0, 1e9) == 0
     assert charges.seconds_for(3_600_000, 1000) == pytest.approx(1.0)
     assert Charge().reserved == 0

@@ -256,6 +256,8 @@ class Simulation:
             then += 1000.0 * (drawn - 0.6)
         elif not self._hostile and change < NEVER:
             then = max(then, min(change, now + 3600.0))
+        # What the platform still has to do happens when it happens: no jump goes past it.
+        then = min([then, *(at for at, _ in self.cloud.late)])
         self.time.at = max(then, now + 0.001)
         self.cloud.work_off()
 
@@ -474,6 +476,7 @@ class Simulation:
             submitted=self._submitted,
             wishes=self._wishes,
             registered=self.registered,
+            slept_s=30 * self.profile.lease_s,
             retries={view.row.id: view.user_error_retries for view in views},
         )
 
