@@ -290,14 +290,11 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(life, "_not_created", not_created)
 
 
-<<<<<<< HEAD
 @mutant(
     "a refusal after an unknown outcome is certain",
     "ours, found by the simulator: the job failed and its resource ran on",
+    seeds=4_000,
 )
-=======
-@mutant("a refusal after an unknown outcome is certain", "ours, found by the simulator: the job failed and its resource ran on", seeds=4_000)
->>>>>>> h-sim
 def _(patch: pytest.MonkeyPatch) -> None:
     original = life._not_created
 
@@ -332,26 +329,10 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(life, "_resolve", resolve)
 
 
-<<<<<<< HEAD
-@mutant(
-    "a taken name is not adopted", "name collision for ever while the server bills on (karpenter-provider-hetzner#53)"
-)
-def _(patch: pytest.MonkeyPatch) -> None:
-    original = JobWorkflow._submit
-
-    def submit(self: JobWorkflow, row: Row, backend: Any) -> str:
-        return original(self, row, _Changed(backend, list_by_tag=lambda tags: iter(())))
-
-    patch.setattr(JobWorkflow, "_submit", submit)
-
-
 @mutant(
     "the id is written later",
     "a deferred write of the id was lost, and the first machine leaked (cluster-api-provider-aws#6131)",
 )
-=======
-@mutant("the id is written later", "a deferred write of the id was lost, and the first machine leaked (cluster-api-provider-aws#6131)")
->>>>>>> h-sim
 def _(patch: pytest.MonkeyPatch) -> None:
     created = life._created
 

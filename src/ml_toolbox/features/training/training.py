@@ -117,7 +117,8 @@ class Training:
 
     def _insert(self, row_id: str, order: JobOrder) -> None:
         scopes = payers(order.job, order.backend, self._actor)
-        begin(self._runner, self._store.now(), self._install, row_id, order, scopes)
+        place = self._places.of(order.backend)
+        begin(self._runner, self._store.now(), self._install, row_id, order, scopes, place=place)
 
     def get(self, name_or_id: str) -> JobRecord:
         """The job of this id, beginning of an id (8 characters or more), or name (the newest). ``NotFound`` otherwise."""
@@ -287,7 +288,16 @@ class Training:
         snapshot.prune(self._code, frozenset(order_of(row).code_sha256 for row in rows))
 
 
-def begin(runner: Runner, now: float, install: str, row_id: str, order: JobOrder, scopes: tuple[str, ...]) -> Row:
+def begin(
+    runner: Runner,
+    now: float,
+    install: str,
+    row_id: str,
+    order: JobOrder,
+    scopes: tuple[str, ...],
+    *,
+    place: str = "",
+) -> Row:
     """Write the intent, with its first attempt's money if there is room for it now, else in line for it."""
     job, spec = order.job, plain(order)
     waiting = Row(
@@ -296,7 +306,7 @@ def begin(runner: Runner, now: float, install: str, row_id: str, order: JobOrder
         name=job.name,
         phase=Phase.WAITING,
         state=JobState.QUEUED,
-        place=order.backend,
+        place=place or order.backend,
         scopes=scopes,
         spec=spec,
         data=plain(JobData(attempts=())),

@@ -57,7 +57,9 @@ class _WatchedStore(MemoryStore):
     def _claimed(self, row: Row, owner: str, lease_s: float, is_dead: Callable[[str], bool]) -> Row | None:
         claimed = super()._claimed(row, owner, lease_s, is_dead)
         if claimed is not None and row.lease_owner and row.lease_until > self.clock.now():
-            self.taken.append(f"{owner} took {row.id} from {row.lease_owner}, {row.lease_until - self.clock.now():.1f} s early")
+            self.taken.append(
+                f"{owner} took {row.id} from {row.lease_owner}, {row.lease_until - self.clock.now():.1f} s early"
+            )
         return claimed
 
 
