@@ -216,7 +216,8 @@ def own_worker(place: str, release: Path) -> None:
     answer("ready")
     for line in sys.stdin:
         task = json.loads(line)
-        count, value = task.get("count", 0), None
+        count = task.get("count", 0)
+        value: Any = None
         if task["do"] in ("many", "hang", "recover"):
             threading.Thread(target=drive, daemon=True).start()
         if task["do"] == "many":

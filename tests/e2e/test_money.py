@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
@@ -19,6 +20,7 @@ from ml_toolbox.cli.main import cli
 from ml_toolbox.domain.money import Money
 from ml_toolbox.features.training import attempts
 from tests.e2e.test_command_line import Shell
+from tests.postgres import Server, binaries, started
 
 SAVING = """
 import time
@@ -52,6 +54,16 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     for job in Toolbox(home).training.list():
         if not job.state.is_final:
             made.run("jobs", "stop", job.id)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def shared(request: pytest.FixtureRequest, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """The same commands on the embedded state, and on a server's."""
+    if request.param == "postgres":
+        server: Server = request.getfixturevalue("postgres_server")
+        shell.environment["MLTOOLBOX_STATE"] = server.new_schema()
+        monkeypatch.setenv("MLTOOLBOX_STATE", shell.environment["MLTOOLBOX_STATE"])
+    return shell
 
 
 def until(reached: Callable[[], bool], what: str, *, within_s: float = 30.0) -> None:
@@ -138,7 +150,8 @@ def test_at_its_own_limit_a_job_saves_and_stops_and_never_costs_more(
 
 
 @pytest.mark.timeout(240)
-def test_eight_commands_at_once_never_exceed_a_budget(shell: Shell) -> None:
+def test_eight_commands_at_once_never_exceed_a_budget(shared: Shell) -> None:
+    shell = shared
     shell.ok("budgets", "set", "all", "--cost", "30")  # each asks for $9.00: three fit
     arguments = ["train", "train.py", "--detach", "--max-duration", "60"]
     commands = [
@@ -188,7 +201,8 @@ def leases(home: Path) -> list[str]:
 
 
 @pytest.mark.timeout(240)
-def test_an_agent_drives_by_itself_adopts_after_a_kill_and_leaves_no_lease(shell: Shell) -> None:
+def test_an_agent_drives_by_itself_adopts_after_a_kill_and_leaves_no_lease(shared: Shell) -> None:
+    shell = shared
     home = shell.folder / "home"
     shell.ok("budgets", "set", "all", "--running", "1")
     store = Toolbox(home).state
@@ -216,6 +230,7 @@ def test_an_agent_drives_by_itself_adopts_after_a_kill_and_leaves_no_lease(shell
             second.process.kill()
             second.process.wait()
     assert leases(home) == []
+    assert "secret" not in second.log.read_text(), "the state's password"
     told = [line["message"] for line in second.told()]
     assert told[-1] == "nothing is under way here any more"
     assert any("stop wanted" in message for message in told)
@@ -223,18 +238,64 @@ def test_an_agent_drives_by_itself_adopts_after_a_kill_and_leaves_no_lease(shell
     ledger_adds_up(home)
 
 
-def test_doctor_finds_what_a_killed_command_and_a_stranger_left_and_fixes_it(shell: Shell) -> None:
-    home = shell.folder / "home"
-    job = shell.json("train", "train.py", "--detach")["id"]
-    toolbox = Toolbox(home)
+def test_an_agent_waits_for_a_state_that_went_away(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    if binaries() is None:
+        pytest.skip("PostgreSQL is not installed")
+    with closing(cast("Generator[Server]", started())) as servers:
+        server = next(servers)
+        shell.environment["MLTOOLBOX_STATE"] = server.new_schema()
+        monkeypatch.setenv("MLTOOLBOX_STATE", shell.environment["MLTOOLBOX_STATE"])
+        store, agent = Toolbox(shell.folder / "home").state, Agent(shell)
+        try:
+            until(lambda: agent.began() == 1, "the agent has begun")
+            server.stop()
+            until(lambda: any(line.get("agent") == "waits" for line in agent.told()), "it says that it waits")
+            planned = shell.run("plan", "quick.py")
+            assert planned.returncode == 0
+            assert "budgets could not be asked" in planned.stdout
+            server.start()
+            job = shell.json("train", "quick.py", "--detach")["id"]
+            until(lambda: store.get(job).state == "succeeded", "it goes on")
+            assert agent.end(signal.SIGTERM) == 0
+        finally:
+            if agent.process.poll() is None:
+                agent.process.kill()
+                agent.process.wait()
+            store.close()
+            monkeypatch.delenv("MLTOOLBOX_STATE")  # nothing is left there to be cleaned up
+
+
+def planted(toolbox: Toolbox) -> tuple[str, Path]:
+    """A resource of ours that no row names: a copy of the only job's record, tagged as an attempt that never was."""
     (resource,) = (name for name, _ in toolbox.job_backend("local").list_by_tag({}))
-    # A resource of ours that no row names: a copy of the job's folder, tagged as an attempt that never was.
-    jobs = home / "providers" / "local" / "jobs"
+    jobs = toolbox.home / "providers" / "local" / "jobs"
     stray = jobs / ("f" * 24)
     stray.mkdir()
     record = json.loads((jobs / resource / "job.json").read_text())
     record["tags"]["mlt:attempt"] = "7"
     (stray / "job.json").write_text(json.dumps(record))
+    return resource, stray
+
+
+def test_a_backend_is_not_forgotten_while_anything_of_ours_lives_there(shell: Shell) -> None:
+    shell.ok("train", "quick.py")
+    toolbox = Toolbox(shell.folder / "home")
+    planted(toolbox)
+    refused = shell.run("backends", "forget", "local", "--yes")
+    assert refused.returncode == 1
+    assert "1 jobs, endpoints or resources of ours live on local" in refused.stderr
+    shell.run("doctor", "--fix")
+    assert shell.ok("backends", "forget", "local", "--yes") == "local is forgotten\n"
+    assert toolbox.state.places() == ()
+    shell.ok("train", "quick.py")
+    assert toolbox.state.places() == ("local",)
+
+
+def test_doctor_finds_what_a_killed_command_and_a_stranger_left_and_fixes_it(shell: Shell) -> None:
+    home = shell.folder / "home"
+    job = shell.json("train", "train.py", "--detach")["id"]
+    toolbox = Toolbox(home)
+    resource, stray = planted(toolbox)
     # And a lease of a process that is no more.
     gone = subprocess.Popen([sys.executable, "-c", "from ml_toolbox.engine.owners import this_owner; print(this_owner())"],
                             stdout=subprocess.PIPE, text=True)  # fmt: skip
@@ -254,6 +315,6 @@ def test_doctor_finds_what_a_killed_command_and_a_stranger_left_and_fixes_it(she
     assert after["orphans"].startswith("ok")
     assert after["leases"].startswith("ok")
     assert not stray.exists()
-    assert (jobs / resource).exists()
+    assert (stray.parent / resource).exists()
     report = shell.json("costs")
     assert [line["kind"] for line in report["lines"]] == ["job"]

@@ -14,9 +14,11 @@ from urllib.parse import urlencode
 import msgspec
 
 from ml_toolbox.base.errors import Conflict, NoCapacity, NotFound, Throttled, Unavailable
+from ml_toolbox.domain.endpoints import EndpointSpec, EndpointState, EndpointStatus, VariantStatus
 from ml_toolbox.domain.jobs import FailureDigest, JobSpec, JobState
 from ml_toolbox.domain.money import Money
 from ml_toolbox.domain.offers import Offer
+from ml_toolbox.ports.endpoints import EndpointRequest, Invocation
 from ml_toolbox.ports.jobs import Idempotency, JobObservation, JobRequest, LogChunk, Owner
 from ml_toolbox.ports.lacks import Lacking
 from tests.kills.cloud import HOURLY
@@ -46,10 +48,16 @@ class Calls:
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise Unavailable(f"{verb} {path.partition('?')[0]}: {type(error).__name__}") from error
-        told = json.loads(text) if text else None
+        told: Any = json.loads(text) if text else None
         if answer.status == 200:
             return told
         raise _error(answer.status, told["code"], answer.headers.get("Retry-After"))
+
+    def close(self) -> None:
+        """This thread's connection."""
+        connection = getattr(self._own, "connection", None)
+        if connection is not None:
+            connection.close()
 
     def register(self, job_id: str, name: str) -> str:
         return str(self.call("POST", "/versions", {"job": job_id, "name": name})["version"])
@@ -113,6 +121,58 @@ class HttpJobsAtOnce(HttpJobs):
     def observe_many(self, job_ids: Sequence[str]) -> Mapping[str, JobObservation]:
         shown = self._calls.call("GET", "/jobs?" + urlencode({"ids": ",".join(job_ids)}))
         return {job_id: _observation(job_id, one) for job_id, one in shown.items()}
+
+
+class HttpEndpoints:
+    """See the port for what each method promises."""
+
+    name = PLACE
+    lacks: Lacking = MappingProxyType({})
+
+    def __init__(self, calls: Calls, lag_s: float) -> None:
+        self._calls = calls
+        self.idempotency = Idempotency(kind="name", visibility_window_s=lag_s)
+
+    def refuses(self, spec: EndpointSpec) -> str | None:
+        return None
+
+    def offers(self, spec: EndpointSpec) -> tuple[Offer, ...]:
+        return (Offer(backend=self.name, instance_type="pretended"),)
+
+    def build(self, spec: EndpointSpec, owner: Owner) -> EndpointRequest:
+        return EndpointRequest.of(spec, owner, {"models": {variant.name: variant.model for variant in spec.variants}})
+
+    def apply(self, request: EndpointRequest) -> None:
+        self._calls.call("PUT", f"/endpoints/{request.name}", {"body": request.body, "tags": request.tags})
+
+    def observe(self, endpoint: str) -> EndpointStatus:
+        models = self._calls.call("GET", f"/endpoints/{endpoint}")["models"]
+        variants = tuple(
+            VariantStatus(name=name, model=model, weight=100.0 / len(models), healthy=True)
+            for name, model in models.items()
+        )
+        return EndpointStatus(state=EndpointState.READY, variants=variants, replicas_ready=1, replicas_wanted=1)
+
+    def invoke(
+        self,
+        endpoint: str,
+        body: bytes,
+        *,
+        content_type: str = "application/json",
+        variant: str = "",
+        timeout_s: float = 30.0,
+    ) -> Invocation:
+        return Invocation(status=200, body=b"{}", content_type="application/json")
+
+    def logs(self, endpoint: str, cursor: str = "") -> LogChunk:
+        return LogChunk((), cursor, ended=False)
+
+    def delete(self, endpoint: str) -> None:
+        self._calls.call("DELETE", f"/endpoints/{endpoint}")
+
+    def list_by_tag(self, tags: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, str]]]:
+        found = self._calls.call("GET", "/endpoints?" + urlencode({"tags": json.dumps(dict(tags))}))
+        return iter([(one["id"], one["tags"]) for one in found])
 
 
 def _observation(job_id: str, shown: Mapping[str, Any]) -> JobObservation:

@@ -45,6 +45,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True, eq=False)
 class Job:
+    """A resource. An endpoint is one without an end."""
+
     id: str
     name: str
     token: str
@@ -56,6 +58,7 @@ class Job:
     starts_at: float
     ends_at: float
     outcome: str
+    kind: str = "job"
     gone_at: float = NEVER
     stop_at: float = NEVER
 
@@ -123,7 +126,8 @@ class Cloud:
 
     def _first(self, **wanted: str) -> Job | None:
         (name, value), *_ = wanted.items()
-        return next((job for job in self.jobs.values() if getattr(job, name) == value), None)
+        jobs = (job for job in self.jobs.values() if job.kind == "job")
+        return next((job for job in jobs if getattr(job, name) == value), None)
 
     def _born(self, asked: dict[str, Any], by: str) -> Job:
         now, random = time.time(), self.random
@@ -170,13 +174,55 @@ class Cloud:
         found = {job_id: self.get(job_id) for job_id in ids}
         return Answer(200, {job_id: answer.body for job_id, answer in found.items() if answer.status == 200})
 
-    def list(self, tags: dict[str, str]) -> Answer:
+    def list(self, kind: str, tags: dict[str, str]) -> Answer:
         found = [
-            {"id": job.id, "tags": job.tags}
+            {"id": job.id if kind == "job" else job.name, "tags": job.tags}
             for job in self.jobs.values()
-            if tags.items() <= job.tags.items() and not job.absent(self.moment(job))
+            if job.kind == kind and tags.items() <= job.tags.items() and not job.absent(self.moment(job))
         ]
         return Answer(200, found)
+
+    def put(self, name: str, asked: dict[str, Any], by: str) -> Answer:
+        """Make the endpoint of this name, or change it."""
+        found = self.endpoint(name)
+        if found is not None and found.tags != asked["tags"]:
+            return Answer(409, {"code": "name-taken"})
+        if found is not None:
+            found.body = asked["body"]
+            return Answer(200)
+        now = time.time()
+        made = Job(
+            id=f"c{len(self.jobs) + 1}",
+            name=name,
+            token="",
+            body=asked["body"],
+            tags=asked["tags"],
+            max_run_s=30 * 24 * 3600.0,
+            by=by,
+            created_at=now,
+            starts_at=now,
+            ends_at=NEVER,
+            outcome="",
+            kind="endpoint",
+        )
+        self.jobs[made.id] = made
+        return Answer(200)
+
+    def endpoint(self, name: str) -> Job | None:
+        """The one that has the name now."""
+        now = time.time()
+        named = (job for job in self.jobs.values() if job.kind == "endpoint" and job.name == name)
+        return next((job for job in named if not job.absent(now)), None)
+
+    def get_endpoint(self, name: str) -> Answer:
+        found = self.endpoint(name)
+        if found is None or found.absent(self.moment(found)):
+            return Answer(404, {"code": "not-found"})
+        return Answer(200, {"state": "ready", **found.body})
+
+    def delete_endpoint(self, name: str) -> Answer:
+        found = self.endpoint(name)
+        return Answer(200) if found is None else self.delete(found.id)
 
     def _shown(self, job: Job, at: float) -> dict[str, Any]:
         shown: dict[str, Any] = {"state": "provisioning"}
@@ -217,6 +263,8 @@ class Cloud:
         jobs = [
             {
                 "id": job.id,
+                "kind": job.kind,
+                "body": job.body,
                 "name": job.name,
                 "tags": job.tags,
                 "max_run_s": job.max_run_s,
@@ -240,7 +288,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve()
 
-    do_POST = do_DELETE = do_GET
+    do_POST = do_PUT = do_DELETE = do_GET
 
     def _serve(self) -> None:
         url = urlsplit(self.path)
@@ -251,13 +299,15 @@ class Handler(BaseHTTPRequestHandler):
         if parts[0] == "control":
             with self.cloud.lock:
                 answer = _control(self.cloud, parts[1], asked)
-            return self._answer(answer)
+            self._answer(answer)
+            return
         with self.cloud.lock:
             outcome = self._hostile(parts, query, asked)
         if outcome is None:
             self.close_connection = True
-            return self.connection.shutdown(socket.SHUT_RDWR)
-        return self._answer(outcome)
+            self.connection.shutdown(socket.SHUT_RDWR)
+        else:
+            self._answer(outcome)
 
     def _hostile(self, parts: list[str], query: dict[str, str], asked: dict[str, Any]) -> Answer | None:
         """The answer; ``None``: the connection is cut instead."""
@@ -312,6 +362,14 @@ def _operation(verb: str, parts: list[str], query: dict[str, str], asked: dict[s
             return "create", asked["name"]
         case "GET", ["jobs"]:
             return ("get-many" if "ids" in query else "list"), ""
+        case "GET", ["endpoints"]:
+            return "list-endpoints", ""
+        case "GET", ["endpoints", name]:
+            return "get-endpoint", name
+        case "PUT", ["endpoints", name]:
+            return "put", name
+        case "DELETE", ["endpoints", name]:
+            return "delete-endpoint", name
         case "GET", ["jobs", job_id]:
             return "get", job_id
         case "POST", ["jobs", job_id, "stop"]:
@@ -332,7 +390,15 @@ def _act(cloud: Cloud, operation: str, target: str, query: dict[str, str], asked
         case "get-many":
             return cloud.get_many(query["ids"].split(","))
         case "list":
-            return cloud.list(json.loads(query["tags"]))
+            return cloud.list("job", json.loads(query["tags"]))
+        case "list-endpoints":
+            return cloud.list("endpoint", json.loads(query["tags"]))
+        case "get-endpoint":
+            return cloud.get_endpoint(target)
+        case "put":
+            return cloud.put(target, asked, by)
+        case "delete-endpoint":
+            return cloud.delete_endpoint(target)
         case "stop":
             return cloud.stop(target, asked["grace_s"])
         case "delete":
@@ -360,8 +426,13 @@ def main() -> None:
     server = Server(("127.0.0.1", 0), Handler)
     print(server.server_address[1], flush=True)
     # It ends with the driver, however that ended: nobody else holds the other end of its standard input.
-    threading.Thread(target=lambda: (sys.stdin.read(), server.shutdown()), daemon=True).start()
+    threading.Thread(target=_wait_for_the_driver, args=(server,), daemon=True).start()
     server.serve_forever()
+
+
+def _wait_for_the_driver(server: Server) -> None:
+    sys.stdin.read()
+    server.shutdown()
 
 
 if __name__ == "__main__":

@@ -13,12 +13,13 @@ from typing import Literal
 
 import msgspec
 
-from ml_toolbox.base.errors import NotYet, ToolboxError
+from ml_toolbox.base.errors import NotFound, NotYet, ToolboxError
 from ml_toolbox.domain.jobs import JobSpec, Limits, RetryRule
 from ml_toolbox.engine.agent import Agent
 from ml_toolbox.engine.collection import Collector
 from ml_toolbox.engine.owners import this_owner
 from ml_toolbox.engine.runner import Runner
+from ml_toolbox.runtime.guardian import die_with_parent
 from tests.crash.homes import Home
 from tests.kills.worker import Journal
 
@@ -94,11 +95,12 @@ def command(home: Home, action: str, source: str, planned: LocalPlanned) -> None
     else:
         try:
             training.delete(planned.name)
-        except NotYet:  # under way, and never given up
+        except (NotYet, NotFound):  # under way, and never given up; or done already by the command that was killed
             return
 
 
 def main() -> None:
+    die_with_parent()  # stopped or not: a driver that is killed leaves nothing behind
     action, root, *more = sys.argv[1:]
     home = Home(Path(root))
     if action == "agent":

@@ -16,9 +16,8 @@ from typing import Any
 
 import msgspec
 
-from tests.kills.adapter import Calls
 from tests.kills.cloud import Order
-from tests.kills.setting import Planned, Setting
+from tests.kills.setting import Planned, Served, Setting
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -37,9 +36,7 @@ def pretended_cloud(order: Order, folder: Path) -> Iterator[int]:
     process = start("tests.kills.cloud", msgspec.json.encode(order).decode(), errors=folder / "cloud.err", talks=True)
     try:
         assert process.stdout is not None
-        port = int(process.stdout.readline())
-        Calls(port)
-        yield port
+        yield int(process.stdout.readline())
     finally:
         process.kill()
         process.communicate(timeout=20)
@@ -48,15 +45,15 @@ def pretended_cloud(order: Order, folder: Path) -> Iterator[int]:
 class Worker:
     """One life of one worker."""
 
-    def __init__(self, setting: Setting, folder: Path, number: int, fatal: str) -> None:
+    def __init__(self, setting: Setting, folder: Path, number: int, fate: str) -> None:
         self.journal = folder / f"worker-{number}.jsonl"
         self.errors = folder / f"worker-{number}.err"
-        self.fatal = fatal
+        self.fate = fate
         self.was_stopped = False
         self.host = f"host-{number}" if setting.elsewhere else ""
         self.began = time.monotonic()
         text = msgspec.json.encode(setting).decode()
-        self.process = start("tests.kills.worker", text, str(self.journal), self.host, fatal, errors=self.errors)
+        self.process = start("tests.kills.worker", text, str(self.journal), self.host, fate, errors=self.errors)
 
     def lines(self, what: str) -> list[dict[str, Any]]:
         if not self.journal.exists():
@@ -94,14 +91,24 @@ class Client(threading.Thread):
 
     Args:
         answered: is told every answer.
+        fate: of the next process: see ``worker.Doom``.
     """
 
-    def __init__(self, setting: Setting, folder: Path, answered: Callable[[str, Planned, str], None]) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        folder: Path,
+        answered: Callable[[str, Planned | Served, str], None],
+        fate: Callable[[], str],
+    ) -> None:
         super().__init__(name="client", daemon=True)
         self._setting = msgspec.json.encode(setting).decode()
         self._errors = folder / "client.err"
+        self._journal = folder / "client.jsonl"
         self._answered = answered
-        self._todo: list[tuple[float, int, str, Planned]] = []
+        self._fate = fate
+        self._stops = 0
+        self._todo: list[tuple[float, int, str, Planned | Served]] = []
         self._asked = 0
         self._busy = False
         self._lock = threading.Lock()
@@ -110,7 +117,7 @@ class Client(threading.Thread):
         self.deaths: list[int] = []
         """Return codes of those that ended by themselves or by us."""
 
-    def ask(self, what: str, planned: Planned, after_s: float = 0.0) -> None:
+    def ask(self, what: str, planned: Planned | Served, after_s: float = 0.0) -> None:
         with self._lock:
             self._asked += 1
             heapq.heappush(self._todo, (time.monotonic() + after_s, self._asked, what, planned))
@@ -119,6 +126,21 @@ class Client(threading.Thread):
     def is_idle(self) -> bool:
         with self._lock:
             return not self._todo and not self._busy
+
+    @property
+    def deaths_at_points(self) -> int:
+        return self._journal.read_text().count("SIGKILL") if self._journal.exists() else 0
+
+    def stands_still(self) -> bool:
+        """Whether it has come to a stop at a point since the last time this was asked."""
+        stops = self._journal.read_text().count("SIGSTOP") if self._journal.exists() else 0
+        before, self._stops = self._stops, stops
+        return stops > before
+
+    def go_on(self) -> None:
+        process = self.process
+        if process is not None:
+            process.send_signal(signal.SIGCONT)
 
     def kill(self) -> bool:
         process = self.process
@@ -149,7 +171,7 @@ class Client(threading.Thread):
             with self._lock:
                 self._busy = False
 
-    def _try(self, what: str, planned: Planned) -> str | None:
+    def _try(self, what: str, planned: Planned | Served) -> str | None:
         process = self._living()
         if process is None:
             return None
@@ -169,7 +191,9 @@ class Client(threading.Thread):
                 return self.process
             self.deaths.append(self.process.wait())
             self._close(self.process)
-        self.process = start("tests.kills.client", self._setting, errors=self._errors, talks=True)
+        self.process = start(
+            "tests.kills.client", self._setting, str(self._journal), self._fate(), errors=self._errors, talks=True
+        )
         assert self.process.stdout is not None
         return self.process if self.process.stdout.readline() else None
 

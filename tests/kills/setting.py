@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Literal
 
 import msgspec
 
-from ml_toolbox.base.errors import NotFound
+from ml_toolbox.base.errors import Bug, NotFound
 from ml_toolbox.base.ids import new_ulid
+from ml_toolbox.domain.endpoints import EndpointSpec
 from ml_toolbox.domain.jobs import JobSpec, Limits
+from ml_toolbox.domain.offers import Plan
 from ml_toolbox.engine.collection import Collector
 from ml_toolbox.engine.crash import points
 from ml_toolbox.engine.ledger import Meter, Period
 from ml_toolbox.engine.owners import this_owner
 from ml_toolbox.engine.rows import Wish
 from ml_toolbox.engine.runner import Runner
+from ml_toolbox.engine.workflow import Workflow
+from ml_toolbox.features.serving.serving import Serving
+from ml_toolbox.features.serving.wishes import ResolvedModel
+from ml_toolbox.features.serving.workflow import EndpointWorkflow
 from ml_toolbox.features.training.records import JobOrder, JobRecord
 from ml_toolbox.features.training.workflow import JobWorkflow
 from ml_toolbox.ports.jobs import JobBackend
 from ml_toolbox.state.opening import open_store
 from ml_toolbox.state.sql_store import SqlStore
-from tests.kills.adapter import PLACE, Calls, HttpJobs, HttpJobsAtOnce
+from tests.kills.adapter import PLACE, Calls, HttpEndpoints, HttpJobs, HttpJobsAtOnce
 from tests.kills.cloud import HOURLY
 
 INSTALL = "killed"
@@ -33,6 +40,7 @@ COLLECT_EVERY_S = 1.5
 DURATION_S, GRACE_S = 20.0, 1.0
 WORST = int(HOURLY * (DURATION_S + GRACE_S) / 3600)
 """Micro-dollars that one attempt can cost at most."""
+ENDPOINTS = 6
 COLLECTING = ("collect:listed:before:compare", "collect:charged:before:remove", "collect:removed:before:release")
 
 Class = Literal["token", "name", "none"]
@@ -65,14 +73,20 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
     registers: bool = False
 
 
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """One wish about one endpoint."""
+
+    name: str
+    version: int = 0
+    """Of the model that it is to serve; 0: it is to go."""
+
+
 class Parts:
     """What a process of ours builds."""
 
     def __init__(self, setting: Setting, host: str = "") -> None:
-        self.store: SqlStore = open_store(
-            setting.state if "://" in setting.state else Path(setting.state)
-        )
-        calls = Calls(setting.port)
+        self.store: SqlStore = open_store(setting.state if "://" in setting.state else Path(setting.state))
+        self.calls = calls = Calls(setting.port)
         backend = (HttpJobsAtOnce if setting.at_once else HttpJobs)(calls, setting.kind, setting.lag_s)
 
         def backends(name: str) -> JobBackend:
@@ -83,11 +97,25 @@ class Parts:
         def register(job: JobRecord) -> str:
             return calls.register(job.id, job.spec.register or "")
 
+        endpoints = HttpEndpoints(calls, setting.lag_s)
         self.backend = backend
         self.workflow = JobWorkflow(backends, register, INSTALL)
+        self.workflows = (self.workflow, EndpointWorkflow(lambda _name: endpoints, INSTALL))
         self.owner = f"{host}|elsewhere|{os.getpid()}|{time.monotonic_ns()}#0" if host else this_owner()
-        self.runner = Runner(self.store, [self.workflow], lease_s=LEASE_S, owner=self.owner)
-        self.collector = Collector(self.store, [self.workflow], owner=self.owner, lease_s=LEASE_S)
+        self.runner = Runner(self.store, self.workflows, lease_s=LEASE_S, owner=self.owner)
+        self.collector = Collector(self.store, self.workflows, owner=self.owner, lease_s=LEASE_S)
+        self.serving = Serving(
+            self.store,
+            lambda _name: endpoints,
+            resolve=lambda model: ResolvedModel(package=f"memory://{model}", model=model),
+            planner=_unplanned,
+            install=INSTALL,
+            runner=self.runner,
+        )
+
+
+def _unplanned(spec: EndpointSpec, on: str) -> Plan:
+    raise Bug("nothing is planned here")
 
 
 def order_of(planned: Planned, backend: JobBackend) -> JobOrder:
@@ -97,9 +125,7 @@ def order_of(planned: Planned, backend: JobBackend) -> JobOrder:
         limits=Limits(max_duration_s=DURATION_S, stop_grace_s=GRACE_S),
         register="model" if planned.registers else None,
     )
-    return JobOrder(
-        job=spec, backend=PLACE, idempotency=backend.idempotency, hourly=HOURLY, overhead_s=GRACE_S
-    )
+    return JobOrder(job=spec, backend=PLACE, idempotency=backend.idempotency, hourly=HOURLY, overhead_s=GRACE_S)
 
 
 def plan(seed: int, workflows: int, now: float) -> list[Planned]:
@@ -140,7 +166,7 @@ def limits(planned: list[Planned], kind: Class) -> list[tuple[str, Meter, Period
     strays = just // 2 if kind == "none" else 0
     """Where a repeated call makes another resource, budgets pay for what is collected, too."""
     return [
-        ("all", "running", "", 30),
+        ("all", "running", "", 30 + ENDPOINTS),
         ("user:ann", "running", "", 14),
         ("user:bob", "cost-per-hour", "", 16 * HOURLY),
         ("project:just", "cost", "", just + strays),
@@ -148,6 +174,11 @@ def limits(planned: list[Planned], kind: Class) -> list[tuple[str, Meter, Period
     ]
 
 
-def labels(workflow: JobWorkflow) -> tuple[str, ...]:
-    """Where a worker may be told to die."""
-    return (*sorted({label for _, label in points([workflow])}), *COLLECTING)
+def labels(workflows: Sequence[Workflow]) -> tuple[str, ...]:
+    """Where a process may be told to die or to stand still: each point once, those that are passed often more often."""
+    passed_often = tuple(
+        label
+        for effect in ("submit", "observe", "apply")
+        for label in (f"before:{effect}", f"after:{effect}:before:record", f"after:record:{effect}")
+    )
+    return (*sorted({label for _, label in points(workflows)}), *COLLECTING, *30 * passed_often)

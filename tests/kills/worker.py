@@ -1,4 +1,4 @@
-"""An agent that will be killed. ``python -m tests.kills.worker SETTING JOURNAL [HOST] [LABEL:TIMES]``
+"""An agent that will be killed or stopped. ``python -m tests.kills.worker SETTING JOURNAL HOST FATE``
 
 Writes into its journal when it is up and when it first acts on a row, by the clock that all processes share.
 """
@@ -18,6 +18,7 @@ import msgspec
 from ml_toolbox.base.errors import ToolboxError
 from ml_toolbox.engine import crash
 from ml_toolbox.engine.agent import Agent
+from ml_toolbox.runtime.guardian import die_with_parent
 from tests.kills.setting import COLLECT_EVERY_S, Parts, Setting
 
 
@@ -32,12 +33,12 @@ class Journal:
 
 
 class Doom:
-    """Counts the crash points passed, and dies at the one named."""
+    """Counts the crash points passed, and dies or stands still at the one named: ``SIGNAL LABEL TIMES``, or "" for none."""
 
-    def __init__(self, journal: Journal, fatal: str) -> None:
+    def __init__(self, journal: Journal, fate: str) -> None:
         self._journal = journal
-        self._label, _, times = fatal.rpartition(":")
-        self._left = int(times or 0)
+        self._signal, self._label, times = fate.split() if fate else ("", "", "0")
+        self._left = int(times)
         self._acted = False
         self._lock = threading.Lock()
 
@@ -49,15 +50,16 @@ class Doom:
             if label == self._label:
                 self._left -= 1
                 if not self._left:
-                    self._journal.say(what="dies", label=label)
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    self._journal.say(what=self._signal, label=label)
+                    os.kill(os.getpid(), signal.Signals[self._signal])
 
 
 def main() -> None:
-    text, path, host, fatal = sys.argv[1:]
+    die_with_parent()  # stopped or not: a driver that is killed leaves nothing behind
+    text, path, host, fate = sys.argv[1:]
     journal = Journal(path)
     parts = Parts(msgspec.json.decode(text, type=Setting), host)
-    crash.arm(Doom(journal, fatal))
+    crash.arm(Doom(journal, fate))
     journal.say(what="up", owner=parts.owner)
 
     def on_error(error: ToolboxError) -> None:
@@ -65,7 +67,7 @@ def main() -> None:
 
     with ThreadPoolExecutor(8) as executor:
         agent = Agent(
-            parts.store, parts.runner, [parts.workflow], parts.collector, executor=executor, every_s=COLLECT_EVERY_S
+            parts.store, parts.runner, parts.workflows, parts.collector, executor=executor, every_s=COLLECT_EVERY_S
         )
         agent.run(threading.Event(), on_error=on_error)
 

@@ -241,6 +241,12 @@ class ForgetsPlaces(MemoryStore):
         return tuple({row.place for row in self._rows.values() if row.place and row.ended_at is None} - {"a"})
 
 
+class ForgetsWhatLives(MemoryStore):
+    def forget_place(self, place: str) -> bool:
+        self._places.pop(place, None)
+        return True
+
+
 class PagesFromTheStart(MemoryStore):
     def lines(
         self, *, work_id: str | None = None, since: float = 0.0, after: int = 0, limit: int = 10_000
@@ -295,6 +301,7 @@ LIES: list[tuple[type[MemoryStore], str]] = [
     (SkipsLines, "test_a_reader_of_the_stream_misses_nothing_that_many_write"),
     (PrefixIsAPattern, "test_a_prefix_is_no_pattern"),
     (ForgetsPlaces, "test_places_are_remembered"),
+    (ForgetsWhatLives, "test_a_place_is_forgotten_only_while_nothing_lives_there"),
     (PagesFromTheStart, "test_the_ledger_is_read_in_pages_and_parts"),
     (OneMemoryEach, "test_what_was_written_is_read_back_exactly"),
     (OneMemoryEach, "test_racing_workers_never_get_the_same_row"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -40,7 +41,7 @@ def agent(workers: int, once: bool, as_json: bool) -> None:
     tell = _Teller(toolbox.events, as_json=as_json)
     with _told_to_stop() as stop, ThreadPoolExecutor(workers, thread_name_prefix="agent") as executor:
         loop = toolbox.agent(executor)
-        tell.line("began", f"installation {toolbox.install}, state {toolbox.state_place}, {workers} workers")
+        tell.line("began", f"installation {toolbox.install}, state {toolbox.state_shown}, {workers} workers")
         if once:
             tell.round(loop.round())
         else:
@@ -80,24 +81,23 @@ class _Teller:
         self._trouble = ""
 
     def line(self, what: str, text: str, **values: Any) -> None:
-        from time import time
-
+        now = time.time()
         if self._as_json:
-            click.echo(json.dumps({"at": iso(time()), "agent": what, "message": text, **values}, ensure_ascii=False))
+            click.echo(json.dumps({"at": iso(now), "agent": what, "message": text, **values}, ensure_ascii=False))
         else:
-            click.echo(f"{when(time())} agent {what}: {text}")
+            click.echo(f"{when(now)} agent {what}: {text}")
 
     def events(self) -> None:
-        for event in self._events.after(self._place):
-            self._place = event.seq
-            print_event(event, as_json=self._as_json)
+        try:
+            for event in self._events.after(self._place):
+                self._place = event.seq
+                print_event(event, as_json=self._as_json)
+        except ToolboxError as error:
+            self.error(error)
 
     def round(self, done: Round) -> None:
         self._trouble = ""
-        try:
-            self.events()
-        except ToolboxError as error:
-            self.error(error)
+        self.events()
         if done.stopped:
             self.line("round", f"told {done.stopped} to stop that budgets no longer pay for", stopped=done.stopped)
         if done.comparison is None:

@@ -46,10 +46,10 @@ def check(provider: str | None, as_json: bool) -> None:
     if provider is not None and provider not in toolbox.providers:
         raise Invalid.choice("provider", provider, toolbox.providers)
     chosen = [p for name, p in sorted(toolbox.providers.items()) if provider in (None, name)]
-    results = [(p.name, c) for p in chosen for c in p.check(toolbox.provider_context(p))]
+    results = [(p.name, c) for p in chosen for c in p.check(toolbox.installed.context(p))]
     results += [
         (name, Check(name="import", ok=False, message=reason, hint="reinstall or uninstall its package"))
-        for name, reason in toolbox.broken_providers.items()
+        for name, reason in toolbox.installed.broken.items()
     ]
     if as_json:
         print_json([{"provider": name, "check": c} for name, c in results])
@@ -92,11 +92,13 @@ def forget(name: str, unasked: bool, yes: bool) -> None:
 
 
 def _refuse_living(toolbox: Toolbox, place: str, *, unasked: bool) -> None:
+    from ml_toolbox.features.operations import living as living_rows
+
     try:
         living = toolbox.collector.living(place)
     except ToolboxError as error:
         if unasked:
-            living = sum(row.ended_at is None for row in toolbox.state.find(None, place=place, limit=100_000))
+            living = sum(1 for _ in living_rows(toolbox.state, place=place))
         else:
             raise Conflict(
                 f"{place} cannot be asked what lives there: {error.message}",

@@ -8,11 +8,12 @@ import platform
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from ml_toolbox.app import Toolbox
 from ml_toolbox.base.errors import ToolboxError
-from ml_toolbox.features.operations import Finding
+from ml_toolbox.features.operations import Finding, living
 
 # One module per extra stands for the whole of it.
 _EXTRAS = {
@@ -26,7 +27,6 @@ _EXTRAS = {
     "signing": ("model_signing", "signing model packages"),
 }
 _DAY_S = 86400.0
-_ROWS = 100_000
 _LOW_DISK_BYTES = 2 * 1024**3  # a guess: one environment with scikit-learn takes about 0.5 GiB
 
 
@@ -83,9 +83,8 @@ def _state(toolbox: Toolbox) -> Iterator[Finding]:
     if not toolbox.has_state:
         yield Finding("ok", "state", "no database yet; the first job creates it")
         return
-    living = [row for row in toolbox.state.find(None, limit=_ROWS) if row.ended_at is None]
-    jobs = sum(row.kind == "job" for row in living)
-    yield Finding("ok", "state", f"{toolbox.state_place}: {jobs} jobs and {len(living) - jobs} endpoints live")
+    kinds = Counter(row.kind for row in living(toolbox.state))
+    yield Finding("ok", "state", f"{toolbox.state_shown}: {kinds['job']} jobs and {kinds['endpoint']} endpoints live")
 
 
 def _loop(toolbox: Toolbox) -> Iterator[Finding]:
@@ -98,7 +97,7 @@ def _loop(toolbox: Toolbox) -> Iterator[Finding]:
     store = toolbox.state
     before, now, after = time.time(), store.now(), time.time()
     yield from condition(
-        rows=[row for row in store.find(None, limit=_ROWS) if row.ended_at is None],
+        rows=tuple(living(store)),
         limits=store.limits(),
         events=toolbox.events.since(now - _DAY_S),
         comparison=toolbox.collector.compare(),
@@ -150,11 +149,11 @@ def _pip() -> str:
 
 def _providers(toolbox: Toolbox) -> Iterator[Finding]:
     for name, provider in sorted(toolbox.providers.items()):
-        for check in provider.check(toolbox.provider_context(provider)):
+        for check in provider.check(toolbox.installed.context(provider)):
             yield Finding(
                 "ok" if check.ok else "error", f"provider {name}", f"{check.name}: {check.message}", check.hint
             )
-    for name, reason in toolbox.broken_providers.items():
+    for name, reason in toolbox.installed.broken.items():
         yield Finding(
             "error", f"provider {name}", f"cannot be imported: {reason}", "reinstall or uninstall its package"
         )

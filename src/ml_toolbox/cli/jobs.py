@@ -110,7 +110,9 @@ def _in_its_way(toolbox: Toolbox, record: JobRecord) -> tuple[Taker, ...]:
 def _budgets(toolbox: Toolbox, record: JobRecord) -> str:
     from ml_toolbox.features.costs.outlook import held_by
 
-    return "\n".join(held_by(toolbox.budgets.list(), record.scopes)) if record.hourly.micros else ""
+    if record.state.is_final or not record.hourly.micros:
+        return ""
+    return "\n".join(held_by(toolbox.budgets.list(), record.scopes))
 
 
 def _print_attempts(record: JobRecord) -> None:
@@ -157,7 +159,6 @@ def _print_job(toolbox: Toolbox, record: JobRecord) -> None:
             ("exit code", record.exit_code if record.exit_code else ""),
             ("model", record.model or record.model_uri or ""),
             ("outputs", record.output_uri or ""),
-            ("checkpoint", f"step {record.checkpoint.step} at {record.checkpoint.uri}" if record.checkpoint else ""),
         ]
     )
 

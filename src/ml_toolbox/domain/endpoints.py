@@ -90,7 +90,7 @@ def _rescaled(variants: tuple[Variant, ...], total: float) -> tuple[Variant, ...
     old = sum(v.weight for v in variants)
     shares = [v.weight / old if old > 0 else 1 / len(variants) for v in variants]
     weights = [round(share * total, 9) for share in shares]
-    weights[-1] = round(total - sum(weights[:-1]), 9)
+    weights[-1] = max(0.0, round(total - sum(weights[:-1]), 9))  # rounding must not take a share below nothing
     return tuple(replace(v, weight=w) for v, w in zip(variants, weights, strict=True))
 
 

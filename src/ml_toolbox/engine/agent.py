@@ -20,7 +20,7 @@ from ml_toolbox.engine.runner import Runner
 from ml_toolbox.engine.workflow import Workflow
 
 IDLE_S = 0.5
-"""Pause after a round in which nothing was due."""
+"""Pause after a round in which nothing was due, and the time for which a round waits for what is under way."""
 BUDGETS_S = 5.0
 """How often budgets that were lowered are enforced on what already runs."""
 
@@ -71,7 +71,7 @@ class Agent:
         if now - self._budgets_at >= BUDGETS_S:
             self._budgets_at = now
             stopped = self.enforce_budgets()
-        driven = self._runner.tick(executor=self._executor)
+        driven = self._runner.tick(executor=self._executor, linger_s=IDLE_S)
         comparison = None
         if now - self._compared_at >= self._every_s:
             self._compared_at = now
@@ -85,7 +85,8 @@ class Agent:
         on_round: Callable[[Round], None] = lambda _: None,
         on_error: Callable[[ToolboxError], None] = lambda _: None,
     ) -> None:
-        """Rounds until ``stop`` is set. A store that cannot be reached is waited for: what is under way is on record."""
+        """Rounds until ``stop`` is set; then what is under way is waited for. A store that cannot be reached is waited for as
+        well: what is under way is on record."""
         while not stop.is_set():
             try:
                 done = self.round()
@@ -94,8 +95,10 @@ class Agent:
                 stop.wait(5.0)
                 continue
             on_round(done)
-            if not done.driven:
+            if not done.driven and not self._runner.under_way:
                 stop.wait(IDLE_S)
+        if self._executor is not None:
+            self._runner.finish(self._executor)
 
     def enforce_budgets(self) -> int:
         """Wish the stop of what budgets, lowered since, no longer pay for. Returns how many were wished."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -18,6 +18,7 @@ from ml_toolbox.engine.keeper import Keeper
 from ml_toolbox.engine.ledger import Posting
 from ml_toolbox.engine.owners import is_dead, this_owner
 from ml_toolbox.engine.pacing import Pacer
+from ml_toolbox.engine.places import OnePlaceEach, Places
 from ml_toolbox.engine.rows import Change, Row, Write
 from ml_toolbox.engine.store import Store, Written
 from ml_toolbox.engine.workflow import (
@@ -64,32 +65,37 @@ _Happened: TypeAlias = tuple[Row, Event, int]
 
 
 class _UnderWay:
-    """What runs on an executor. Results are taken up as they come, all that have come together."""
+    """What rows do on an executor. Results are taken up as they come, all that have come together."""
 
     def __init__(self) -> None:
-        self._count = 0
+        self._rows = 0
         self._ended: SimpleQueue[list[_Happened] | BaseException] = SimpleQueue()
 
     def __len__(self) -> int:
-        return self._count
+        """Of rows."""
+        return self._rows
 
-    def start(self, executor: Executor, task: Callable[[], list[_Happened]]) -> None:
+    @property
+    def has_ended(self) -> bool:
+        return not self._ended.empty()
+
+    def start(self, executor: Executor, rows: int, task: Callable[[], list[_Happened]]) -> None:
         executor.submit(self._run, task)
-        self._count += 1
+        self._rows += rows
 
     def ended(self, *, within_s: float) -> list[_Happened]:
         """What has ended since the last call; waits for the first that does. Raises what a task raised."""
         ended: list[_Happened] = []
         try:
-            while self._count:
+            while len(ended) < self._rows:
                 within = None if math.isinf(within_s) else within_s
                 result = self._ended.get_nowait() if ended else self._ended.get(timeout=within)
-                self._count -= 1
                 if isinstance(result, BaseException):
                     raise result
                 ended += result
         except Empty:
             pass
+        self._rows -= len(ended)
         return ended
 
     def _run(self, task: Callable[[], list[_Happened]]) -> None:
@@ -107,7 +113,8 @@ class Runner:
             frees the row at once; a holder that is merely paused for longer loses its right to write, never the row its
             meaning.
         pacer: holds calls back to what each platform takes.
-        owner: id of this runner among all; must differ from every other's.
+        owner: id of this runner among all; must differ from every other's. After an error the attribute is another one.
+        places: which rows are left to others.
     """
 
     def __init__(
@@ -119,12 +126,15 @@ class Runner:
         pacer: Pacer | None = None,
         keeper: KeepsLeases | None = None,
         owner: str | None = None,
+        places: Places | None = None,
     ) -> None:
+        self._places = places or OnePlaceEach()
         self._store = store
         self._workflows = {workflow.kind: workflow for workflow in workflows}
         self._lease_s = lease_s
         self._pacer = pacer or Pacer()
-        self.owner = owner or this_owner()
+        self.owner = self._first_owner = owner or this_owner()
+        self._dropped = 0
         self._keeper = keeper or Keeper(lambda: store.renew(self.owner, lease_s=lease_s), every_s=lease_s / 3)
         self._under_way = _UnderWay()
 
@@ -159,13 +169,22 @@ class Runner:
         still under way after ``linger_s`` is left to the next tick or to :meth:`finish`. All of these are for one thread.
         """
         wanted, began = tuple(kinds or self._workflows), self._store.now()
+        elsewhere = self._places.elsewhere()
         until = time.monotonic() + linger_s
         driven, more = 0, True
-        with ExitStack() as keeping:
+        with ExitStack() as keeping, self._in_hand():
             while True:
-                if more and len(self._under_way) < batch:
+                if self._under_way.has_ended and executor is not None:
+                    self._set_going(self._after(self._under_way.ended(within_s=0.0)), executor)
+                elif more and len(self._under_way) < batch:
                     rows = self._store.claim_due(
-                        wanted, owner=self.owner, lease_s=self._lease_s, is_dead=is_dead, due_before=began, limit=batch
+                        wanted,
+                        owner=self.owner,
+                        lease_s=self._lease_s,
+                        is_dead=is_dead,
+                        due_before=began,
+                        limit=batch,
+                        elsewhere=elsewhere,
                     )
                     if rows and not driven:
                         keeping.enter_context(self._keeper.keeping())
@@ -174,23 +193,33 @@ class Runner:
                         self._drive_together(rows)
                     else:
                         self._set_going(self._claimed(rows), executor)
-                elif executor is None or not self._under_way:
+                elif executor is None or not self._under_way or time.monotonic() >= until:
                     return driven
                 else:
                     ended = self._under_way.ended(within_s=max(0.0, until - time.monotonic()))
                     self._set_going(self._after(ended), executor)
-                    if time.monotonic() >= until:
-                        return driven
 
     @property
     def under_way(self) -> int:
-        """Effects and observations that the last tick left on its executor."""
+        """Rows whose effects or observations the last tick left on its executor."""
         return len(self._under_way)
 
     def finish(self, executor: Executor) -> None:
         """Wait for what earlier ticks left under way, and drive it on until it rests."""
-        while self._under_way:
-            self._set_going(self._after(self._under_way.ended(within_s=math.inf)), executor)
+        with self._in_hand():
+            while self._under_way:
+                self._set_going(self._after(self._under_way.ended(within_s=math.inf)), executor)
+
+    @contextmanager
+    def _in_hand(self) -> Iterator[None]:
+        """Rows that an error makes us drop, such as a store that is away, must come free again: they stay leased under our
+        former name, which nobody renews, until that lease runs out."""
+        try:
+            yield
+        except BaseException:
+            self._dropped += 1
+            self.owner = f"{self._first_owner}+{self._dropped}"
+            raise
 
     # -- many rows ----------------------------------------------------------------------------------------------------
 
@@ -218,9 +247,9 @@ class Runner:
                 elif effect is OBSERVE:
                     looking[written.kind, written.place].append((written, step.taken))
                 else:
-                    self._under_way.start(executor, partial(self._acted, written, effect, step.taken))
+                    self._under_way.start(executor, 1, partial(self._acted, written, effect, step.taken))
             for (kind, place), rows in looking.items():
-                self._under_way.start(executor, partial(self._seen, kind, place, rows))
+                self._under_way.start(executor, len(rows), partial(self._seen, kind, place, rows))
             steps = following
 
     def _recorded(self, steps: Sequence[_Step]) -> list[Written]:
@@ -301,7 +330,8 @@ class Runner:
         return unfinished
 
     def _advance(self, row: Row, event: Event) -> Row:
-        return self._go_on(self._decided(row, event, self._store.now()))
+        with self._in_hand():
+            return self._go_on(self._decided(row, event, self._store.now()))
 
     def _go_on(self, step: _Step) -> Row:
         """Write, act, decide, write, … until the row rests."""
@@ -391,7 +421,8 @@ def _as_write(step: _Step) -> Write:
 def _writes(step: _Step) -> bool:
     """Whether the decision says anything new; the same row again needs no line of history."""
     row, change = step.row, step.decision.change
-    same = (row.phase, row.state, row.data, row.due_at) == (change.phase, change.state, change.data, change.due_at)
+    same = (row.phase, row.state, row.due_at) == (change.phase, change.state, change.due_at)
+    same = same and (row.data is change.data or row.data == change.data)
     return not same or bool(change.postings) or (change.ended and row.ended_at is None)
 
 

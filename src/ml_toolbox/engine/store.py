@@ -59,9 +59,11 @@ class Store(Protocol):
         is_dead: Callable[[str], bool],
         due_before: float,
         limit: int,
+        elsewhere: Collection[str] = (),
     ) -> tuple[Row, ...]:
         """Likewise for up to ``limit`` rows that were due at ``due_before``, most overdue first, in one transaction. Rows that
-        others hold, or are taking at this moment, are passed over, never waited for."""
+        others hold, or are taking at this moment, are passed over, never waited for; so are rows of the places ``elsewhere``,
+        which the caller cannot reach."""
 
     def write(self, writes: Sequence[Write], *, lease_s: float) -> list[Written]:
         """Write each change - row, line of history, ledger - if its row's token is still the row's own; all of them in one
@@ -89,6 +91,9 @@ class Store(Protocol):
 
     def forget_place(self, place: str) -> bool:
         """Look there no more, until a row is written for it again. False, and nothing changes, while a row lives there."""
+
+    def remembered(self, name: str, first: str) -> str:
+        """What is kept under the name, for ever: ``first`` of whoever asked first, also of many at once."""
 
     def close(self) -> None:
         """Give up connections. The store may not be used afterwards."""

@@ -132,8 +132,9 @@ def write_back(fd: int, offset: int, length: int) -> None:
     stay in the page cache and are only the first to go when memory is short. Other systems give the advice another meaning,
     or have none.
     """
-    if sys.platform == "linux":
-        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
+    advise = getattr(os, "posix_fadvise", None)  # macOS has none
+    if advise is not None and sys.platform == "linux":
+        advise(fd, offset, length, os.POSIX_FADV_DONTNEED)
 
 
 def open_temporary(folder: int) -> tuple[int, str]:

@@ -184,6 +184,20 @@ class StoreTests:
             store.insert(row(f"{number}", place=place))
         assert sorted(store.places()) == ["a", "b@eu"]
 
+    def test_a_place_is_forgotten_only_while_nothing_lives_there(self, store: BookedStore) -> None:
+        for name, place in (("a", "x@eu"), ("b", "x@eu"), ("c", "y")):
+            store.insert(row(name, place=place))
+        held = {name: store.claim(name, owner="o", lease_s=9.0, is_dead=never) for name in ("a", "b")}
+        for name, claimed in held.items():
+            assert not store.forget_place("x@eu"), f"{name} lives there"
+            assert sorted(store.places()) == ["x@eu", "y"]
+            store.write([Write(row=cast("Row", claimed), change=change(ended=True))], lease_s=9.0)
+        assert store.forget_place("x@eu")
+        assert store.forget_place("never known")
+        assert store.places() == ("y",)
+        store.insert(row("d", place="x@eu"))
+        assert sorted(store.places()) == ["x@eu", "y"]
+
     def test_whose_budgets_pay_is_told_for_many_at_once(self, store: BookedStore) -> None:
         store.insert(row("a", scopes=("all", "user:ann")))
         store.insert(row("b"))
@@ -271,6 +285,21 @@ class StoreTests:
         assert claimed([], now, 10) == []
         assert claimed(["endpoint", "job"], now, 10) == ["g", "f"]
         assert claimed(["endpoint", "job"], now, 10) == []
+
+    def test_rows_of_places_elsewhere_are_left_to_others(self, store: BookedStore) -> None:
+        for row_id, place in (("a", "local@here"), ("b", "local@there"), ("c", "")):
+            store.insert(row(row_id, due_at=1.0, place=place))
+        found = store.claim_due(
+            ["job"], owner="o", lease_s=9.0, is_dead=never, due_before=2.0, limit=10, elsewhere=["local@there", "x"]
+        )
+        assert [row.id for row in found] == ["a", "c"]
+
+    def test_what_was_remembered_first_stays(self, bound: Bound, store: BookedStore) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            told = set(pool.map(lambda number: store.remembered("install", f"id{number}"), range(8)))
+        assert len(told) == 1
+        assert store.remembered("install", "late") == told.pop()
+        assert store.remembered("other", "x") == "x"
 
     def test_what_a_dead_owner_held_is_due_again_at_once(self, store: BookedStore, bound: Bound) -> None:
         for row_id, owner in (("a", "dead"), ("b", "alive"), ("c", "")):
@@ -849,6 +878,10 @@ class _Compared(RuleBasedStateMachine):
         self.seen += [
             result for result in self.both(lambda store: store.write(writes, lease_s=5.0)) if isinstance(result, Row)
         ]
+
+    @rule(place=st.sampled_from(["all", "u"]))
+    def forget_place(self, place: str) -> None:
+        self.both(lambda store: store.forget_place(place))
 
     @rule(owner=_OWNERS)
     def renew(self, owner: str) -> None:

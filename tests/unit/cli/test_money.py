@@ -187,3 +187,4 @@ def test_a_plan_says_that_it_would_wait_and_that_it_is_cut_short(script: str, st
     assert "it would wait in line: budget all running: 1 asked, 0 free" in text
     assert "lasts for 1770 s of the 86400 s" in text
     assert "at most $1.00" in text
+    assert as_json("plan", script, "--max-cost", "1")["requests"][0]["body"]["max_duration_s"] == 1770

@@ -6,7 +6,7 @@ and change nothing.
 
 from __future__ import annotations
 
-from ml_toolbox.features.operations.condition import Finding, State, condition
+from ml_toolbox.features.operations.condition import Finding, State, condition, living
 from ml_toolbox.features.operations.events import Event, Events, parse_since
 
-__all__ = ["Event", "Events", "Finding", "State", "condition", "parse_since"]
+__all__ = ["Event", "Events", "Finding", "State", "condition", "living", "parse_since"]

@@ -10,6 +10,7 @@ from ml_toolbox.base.clock import iso
 from ml_toolbox.engine.collection import Comparison
 from ml_toolbox.engine.ledger import Limit
 from ml_toolbox.engine.rows import Row
+from ml_toolbox.engine.store import Store
 from ml_toolbox.features.operations.events import Event
 
 State = Literal["ok", "note", "error"]
@@ -19,6 +20,7 @@ UNKNOWN_PHASE = "unknown"
 SKEW_NOTE_S, SKEW_ERROR_S = 1.0, 30.0
 """Only the store's time counts for leases; a host that is off shows wrong times to its users, and its platform refuses to
 sign calls (AWS documents five minutes for Signature Version 4)."""
+_PAGE = 5000
 OVERDUE_S = 600.0
 """A row that has been due for so long is driven by nobody."""
 
@@ -31,6 +33,14 @@ class Finding:
     subject: str
     finding: str
     remedy: str = ""
+
+
+def living(store: Store, *, place: str | None = None) -> Iterator[Row]:
+    """Every row that has not ended, newest first."""
+    before = None
+    while page := store.find(None, place=place, before=before, limit=_PAGE):
+        yield from (row for row in page if row.ended_at is None)
+        before = page[-1].id
 
 
 def condition(

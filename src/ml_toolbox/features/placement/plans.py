@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ml_toolbox.base.errors import Unsupported
@@ -47,6 +48,9 @@ def plan_job(
     request = backend.build(spec, Owner(install=install, row="planned", attempt=1))
     offer = _first(backend.offers(spec), backend.name)
     most = worst(spec, backend, request)
+    if most.limit_s < spec.limits.max_duration_s:  # sent is what its money lasts for
+        cut = replace(spec, limits=replace(spec.limits, max_duration_s=most.limit_s))
+        request = backend.build(cut, Owner(install=install, row="planned", attempt=1))
     creates = [f"1 job on {backend.name}, named {request.name}"]
     if spec.environment.requirements:
         creates.append(f"1 cached environment with {len(spec.environment.requirements)} requirements, unless it exists")

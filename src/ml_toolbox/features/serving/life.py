@@ -19,7 +19,7 @@ from typing import assert_never
 
 from ml_toolbox.base.clock import iso
 from ml_toolbox.base.errors import BudgetExceeded, Bug, NotFound, NotYet, ToolboxError
-from ml_toolbox.domain.endpoints import EndpointState
+from ml_toolbox.domain.endpoints import EndpointState, EndpointStatus
 from ml_toolbox.engine import charges
 from ml_toolbox.engine.absence import Absence
 from ml_toolbox.engine.ledger import Posting
@@ -54,6 +54,8 @@ EFFECTS = ("apply", "delete")
 
 CHECK_S = 60.0
 """How often an endpoint is looked at when nobody asks, to make one again that has vanished."""
+WEIGHT_TOLERANCE = 1.0
+"""Percent: some platforms know whole shares only."""
 PAID_AHEAD_S = 24 * 3600.0
 """What is reserved at a time."""
 RENEW_BEFORE_S = PAID_AHEAD_S / 2
@@ -150,6 +152,8 @@ def _active(row: Row, data: EndpointData, event: Event, now: float) -> Decision:
             return _checked(row, data, now)
         case Refused(error=error):
             return _unpaid(row, data, error, now)
+        case Observed(value=seen) if now >= data.applied_at + window_of(row) and _serves_another(data, seen):
+            return _applied_again(row, data, "it serves something else than what is wanted: applying again", now)
         case Observed():
             return _change(row, replace(_calm(data), absence=Absence()), Phase.ACTIVE, row.state, due_at=now + CHECK_S)
         case Failed(error=error) if isinstance(error, NotFound):
@@ -189,9 +193,28 @@ def _vanished(row: Row, data: EndpointData, now: float) -> Decision:
         looked = replace(data, absence=absence)
         effect = OBSERVE if look_at <= now else None
         return _change(row, looked, Phase.ACTIVE, row.state, effect=effect, due_at=look_at)
+    return _applied_again(row, data, "the backend does not know it any more: applying again", now)
+
+
+def _serves_another(data: EndpointData, seen: EndpointStatus) -> bool:
+    """Whether another wish than the last is in force. Whoever stood still in the middle of applying an older one sends it when
+    it goes on, and nothing can call that back; what such a process did is only seen by looking."""
+    if data.applied is None or seen.state is not EndpointState.READY or not seen.variants:
+        return False
+    wanted = {variant.name: variant for variant in data.applied.variants}
+    if {variant.name for variant in seen.variants} != wanted.keys():
+        return True
+    if any(variant.model and variant.model != wanted[variant.name].model for variant in seen.variants):
+        return True
+    # While a variant is ill, its share may be with the others.
+    return all(variant.healthy for variant in seen.variants) and any(
+        abs(variant.weight - wanted[variant.name].weight) > WEIGHT_TOLERANCE for variant in seen.variants
+    )
+
+
+def _applied_again(row: Row, data: EndpointData, message: str, now: float) -> Decision:
     again = replace(_calm(data), absence=Absence())
     effect = Effect("apply", {"edition": data.edition})
-    message = "the backend does not know it any more: applying again"
     return _change(row, again, Phase.APPLYING, EndpointState.UPDATING, message=message, effect=effect, due_at=now)
 
 

@@ -48,7 +48,7 @@ from ml_toolbox.engine.workflow import (
     backoff_s,
 )
 from ml_toolbox.features.training import attempts
-from ml_toolbox.features.training.records import JobData, JobOrder, data_of, order_of, plain
+from ml_toolbox.features.training.records import JobData, JobOrder, data_of, kept, order_of, plain
 from ml_toolbox.ports.jobs import JobObservation
 
 
@@ -73,6 +73,9 @@ EFFECTS = ("submit", "look-up", "stop", "register", "delete")
 
 POLL_S = 1.0
 """A job that runs is due again after this time; looking at it in between reads the backend and writes nothing."""
+LONG_POLL_S = 3.0
+"""The same for one that has run for a minute or more. Ten thousand of those leave half a core free, and nothing that happens
+to them is on record more than five seconds later."""
 ROOM_S = 5.0
 """Between two tries to get under a limit on what exists at one time."""
 ALARM_S = 900.0
@@ -292,7 +295,12 @@ def _observed(row: Row, data: JobData, order: JobOrder, seen: JobObservation, no
     if news or (seen.checkpoint and seen.checkpoint != data.observation.checkpoint):  # type: ignore[union-attr]
         data = replace(data.with_attempt(replace(data.attempt, absence=Absence())), observation=seen)
     message = f"seen {state}" if row.state != state else ""
-    return _change(row, data, Phase.ACTIVE, state, message, due_at=now + POLL_S, postings=postings)
+    return _change(row, data, Phase.ACTIVE, state, message, due_at=now + _poll_s(data, now), postings=postings)
+
+
+def _poll_s(data: JobData, now: float) -> float:
+    """Most of what goes wrong goes wrong at the beginning, which is also what somebody waits for."""
+    return min(LONG_POLL_S, max(POLL_S, (now - data.attempt.created_at) / 20))
 
 
 def _stop_reason(row: Row, data: JobData, order: JobOrder, seen: JobObservation, now: float) -> str:
@@ -518,7 +526,7 @@ def _end(
 
 
 def _rest(row: Row, data: JobData) -> Decision:
-    return Decision(change=Change(phase=row.phase, state=row.state, data=plain(data)))
+    return Decision(change=Change(phase=row.phase, state=row.state, data=kept(row, data)))
 
 
 def _change(
@@ -537,7 +545,7 @@ def _change(
     change = Change(
         phase=phase,
         state=str(state),
-        data=plain(data),
+        data=kept(row, data),
         due_at=row.due_at if due_at is None else due_at,
         message=message,
         level=level,

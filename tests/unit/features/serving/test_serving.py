@@ -14,10 +14,13 @@ from ml_toolbox.base.errors import Conflict, Invalid, NotFound, NotYet, ToolboxE
 from ml_toolbox.domain.endpoints import EndpointSpec, EndpointState
 from ml_toolbox.domain.jobs import Resources
 from ml_toolbox.domain.offers import Offer, Plan
+from ml_toolbox.engine import crash
 from ml_toolbox.features.serving import ResolvedModel, Serving
 from ml_toolbox.features.serving.endpoint import error_of
+from ml_toolbox.features.serving.life import CHECK_S
 from ml_toolbox.features.serving.rows import encode_rows
 from ml_toolbox.ports.endpoints import EndpointRequest, Invocation
+from ml_toolbox.testing.clock import FakeClock
 from ml_toolbox.testing.memory_store import MemoryStore
 from tests.conformance.memory_endpoints import Cloud, MemoryEndpoints
 
@@ -328,3 +331,27 @@ def test_http_errors_become_ours_with_the_field() -> None:
     assert (type(error), error.field, error.hint) == (Invalid, "f2", "send it")
     assert type(error_of(Invocation(status=503, body=b"<html>", content_type=""), "churn")) is Unavailable
     assert type(error_of(Invocation(status=404, body=b"[]", content_type=""), "churn")) is NotFound
+
+
+def test_an_older_wish_that_is_applied_late_does_not_stay(world: World) -> None:
+    """A process stands still just before it applies, and goes on when a newer wish has been applied by another."""
+    clock = FakeClock()
+    world.store = MemoryStore(clock)
+    world.serving().deploy("churn:1", "churn", on="memory")
+    newer = iter(["churn:3"])
+
+    def stand_still(label: str) -> None:
+        for model in newer if label == "before:apply" else ():
+            clock.advance(120.0)  # longer than any lease
+            world.serving().deploy(model, "churn", on="memory")
+
+    crash.arm(stand_still)
+    try:
+        world.serving().deploy("churn:2", "churn", on="memory")
+    finally:
+        crash.arm(None)
+    clock.advance(CHECK_S + 1.0)
+    serving = world.serving()
+    serving.tick()
+    assert serving.show("churn").spec.variants[0].model == "churn:3"
+    assert [variant.model for variant in world.backend.observe("churn").variants] == ["churn:3"]
