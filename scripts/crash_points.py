@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.crash.test_command_death import POINTS as KILLED_AT
 from tests.simulation.binding import Toolbox
 from tests.simulation.scripts import SCRIPTS
-from tests.simulation.test_crash_points import _none, _NoRegistry
+from tests.simulation.test_crash_points import IN_STORES, IN_TRANSACTIONS, _none, _NoRegistry
 
 from ml_toolbox.testing.crash_points import Point, enumerated
 from ml_toolbox.testing.simulator.scripted import Stage
@@ -43,6 +43,9 @@ def main() -> int:
 
 
 def _covering(point: Point, stories: dict[tuple[str, str], list[str]]) -> list[str]:
+    if point.kind.startswith("state."):
+        database = {"state.postgres": "PostgreSQL", "state.sqlite": "SQLite"}.get(point.kind, "both databases")
+        return [f"{name!r} on {database}" for name in IN_TRANSACTIONS[:2]] if point.label in IN_STORES else []
     return stories[point.kind, point.label] or stories["kill -9", point.label]
 
 

@@ -13,7 +13,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from random import Random
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from ml_toolbox.features.training.workflow import JobWorkflow
 from ml_toolbox.ports.jobs import JobObservation
 from ml_toolbox.testing import memory_store
 from ml_toolbox.testing.memory_store import MemoryStore
+from ml_toolbox.testing.simulator.profile import draw
 from ml_toolbox.testing.simulator.simulation import Simulation
 from tests.simulation.binding import Toolbox
 
@@ -46,14 +48,16 @@ class Mutant:
     apply: Apply
     seeds: int = 1_500
     """Schedules within which it must be caught."""
+    trouble: Mapping[str, Any] = field(default_factory=dict)
+    """What the schedules are full of, where the bug needs two rare things at once."""
 
 
 MUTANTS: list[Mutant] = []
 
 
-def mutant(name: str, why: str, *, seeds: int = 1_500) -> Callable[[Apply], Apply]:
+def mutant(name: str, why: str, *, seeds: int = 1_500, **trouble: float) -> Callable[[Apply], Apply]:
     def add(apply: Apply) -> Apply:
-        MUTANTS.append(Mutant(name=name, why=why, apply=apply, seeds=seeds))
+        MUTANTS.append(Mutant(name=name, why=why, apply=apply, seeds=seeds, trouble=trouble))
         return apply
 
     return add
@@ -176,7 +180,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryStore, "_written", written)
 
 
-@mutant("wish slept through when its reader dies", "ours, found by the simulator", seeds=20_000)
+@mutant("wish slept through when its reader dies", "ours, found by the simulator", crash=0.12, meddles=0.5, deletes=1.0)
 def _(patch: pytest.MonkeyPatch) -> None:
     original = MemoryStore._written
 
@@ -603,7 +607,8 @@ def caught(one: Mutant, seeds: Sequence[int] | range, *, stop: bool = True) -> t
         one.apply(patch)
         for seed in seeds:
             ran += 1
-            violations = Simulation(seed, Toolbox()).run().violations
+            profile = replace(draw(Random(seed)), **one.trouble) if one.trouble else None
+            violations = Simulation(seed, Toolbox(), profile=profile).run().violations
             if violations:
                 found.append(seed)
                 promises.update({violation.promise for violation in violations})

@@ -9,23 +9,27 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import NoReturn
 
 import pytest
 
 from ml_toolbox.base.clock import Clock
 from ml_toolbox.engine.collection import StoreWithBooks
+from ml_toolbox.state.postgres import PostgresStore
 from ml_toolbox.state.sqlite import SqliteStore
 from ml_toolbox.testing.crash_points import enumerated
 from ml_toolbox.testing.memory_store import MemoryStore
 from ml_toolbox.testing.simulator.invariants import check
 from ml_toolbox.testing.simulator.scripted import Script, Stage
 from tests.crash.test_command_death import POINTS as KILLED_AT
+from tests.postgres import Server
 from tests.simulation.binding import Toolbox
 from tests.simulation.scripts import SCRIPTS
 
-KILLED_IN = ("providers.local.jobs", "state.sql_store", "state.sqlite")
-"""Modules whose points real processes are killed at, by ``tests/crash/test_command_death.py``."""
+IN_TRANSACTIONS = ("registers", "in line behind another", "preempted", "another model")
+"""Stories whose deaths inside transactions are died on real databases, too."""
+IN_STORES = {"store:rows:before:ledger", "store:written:before:commit", "store:committed:before:answer"}
 MOST = 120
 """A story with more passes than this, hundreds of looks at one endpoint, is died in at each label's first and last pass."""
 NEXT = 12
@@ -89,23 +93,42 @@ def test_every_point_of_the_code_is_died_at() -> None:
     points = {point for point in enumerated(workflows) if point.kind in ("job", "endpoint")}
     assert points - once == set(), "never died at"
     assert points - twice == set(), "never died at during a recovery"
-    elsewhere = {point for point in enumerated(workflows) if point.kind in KILLED_IN}
+    elsewhere = set(enumerated(workflows)) - points
+    assert {point.label for point in elsewhere if point.kind.startswith("state.")} == IN_STORES
     killed = {label for labels in KILLED_AT.values() for label in labels}
-    assert {point.label for point in elsewhere} <= killed, "points of backends and stores that no process is killed at"
+    backends = {point.label for point in elsewhere if not point.kind.startswith("state.")}
+    assert backends <= killed, "points of backends that no process is killed at"
 
 
-@pytest.mark.parametrize("name", ["registers", "in line behind another", "preempted", "another model"])
-def test_deaths_inside_transactions_of_the_real_store(name: str, tmp_path: Path) -> None:
-    script = next(one for one in SCRIPTS if one.name == name)
-    made = iter(range(10**6))
-
+@pytest.mark.parametrize("name", IN_TRANSACTIONS)
+def test_deaths_inside_transactions_of_sqlite(name: str, tmp_path: Path) -> None:
     def store(clock: Clock) -> SqliteStore:
-        return SqliteStore(tmp_path / f"{next(made)}.db", clock=clock)
+        return SqliteStore(Path(mkdtemp(dir=tmp_path)) / "state.db", clock=clock)
 
+    die_in_transactions(name, store)
+
+
+@pytest.mark.parametrize("name", IN_TRANSACTIONS[:2])
+def test_deaths_inside_transactions_of_postgres(name: str, postgres_server: Server) -> None:
+    stores: list[PostgresStore] = []
+
+    def store(clock: Clock) -> PostgresStore:
+        stores.append(PostgresStore(postgres_server.new_schema(), clock=clock))
+        return stores[-1]
+
+    try:
+        die_in_transactions(name, store)
+    finally:
+        for one in stores:
+            one.close()
+
+
+def die_in_transactions(name: str, store: Callable[[Clock], StoreWithBooks]) -> None:
+    """The story, with a death at each pass of each of the store's own points."""
+    script = next(one for one in SCRIPTS if one.name == name)
     passed = play(script, store=store).passed
     inside = [number for number, label in enumerate(passed, start=1) if label.startswith("store:")]
-    labels = {passed[number - 1] for number in inside}
-    assert labels >= {"store:rows:before:ledger", "store:written:before:commit", "store:committed:before:answer"}
+    assert {passed[number - 1] for number in inside} == IN_STORES
     for number in inside:
         assert play(script, [number], store=store).died_at[0].startswith("store:")
 
