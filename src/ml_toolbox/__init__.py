@@ -16,7 +16,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ml_toolbox.app import Toolbox, deploy, load_dataset, load_model, save_dataset, train
+    from ml_toolbox.app import Toolbox
+    from ml_toolbox.app.functions import deploy, load_dataset, load_model, save_dataset, train
     from ml_toolbox.base.errors import ToolboxError
     from ml_toolbox.domain.jobs import Environment, JobSpec, Limits, Resources, RetryRule
     from ml_toolbox.packages import save_model
@@ -31,12 +32,12 @@ _HOMES = {
     "RetryRule": "ml_toolbox.domain.jobs",
     "Toolbox": "ml_toolbox.app",
     "ToolboxError": "ml_toolbox.base.errors",
-    "deploy": "ml_toolbox.app",
-    "load_dataset": "ml_toolbox.app",
-    "load_model": "ml_toolbox.app",
-    "save_dataset": "ml_toolbox.app",
+    "deploy": "ml_toolbox.app.functions",
+    "load_dataset": "ml_toolbox.app.functions",
+    "load_model": "ml_toolbox.app.functions",
+    "save_dataset": "ml_toolbox.app.functions",
     "save_model": "ml_toolbox.packages",
-    "train": "ml_toolbox.app",
+    "train": "ml_toolbox.app.functions",
 }
 
 __all__ = [

@@ -71,6 +71,6 @@ def test_one_broken_provider_takes_no_other_down(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(metadata, "entry_points", lambda group: [_BrokenPoint(), *real])
     toolbox = Toolbox(tmp_path)
     assert "local" in toolbox.backends()
-    assert "acme_sdk" in toolbox.broken_providers["acme"]
+    assert "acme_sdk" in toolbox.installed.broken["acme"]
     with pytest.raises(Unsupported, match="acme_sdk"):
         toolbox.job_backend("acme-batch")

@@ -46,10 +46,10 @@ def check(provider: str | None, as_json: bool) -> None:
     if provider is not None and provider not in toolbox.providers:
         raise Invalid.choice("provider", provider, toolbox.providers)
     chosen = [p for name, p in sorted(toolbox.providers.items()) if provider in (None, name)]
-    results = [(p.name, c) for p in chosen for c in p.check(toolbox.provider_context(p))]
+    results = [(p.name, c) for p in chosen for c in p.check(toolbox.installed.context(p))]
     results += [
         (name, Check(name="import", ok=False, message=reason, hint="reinstall or uninstall its package"))
-        for name, reason in toolbox.broken_providers.items()
+        for name, reason in toolbox.installed.broken.items()
     ]
     if as_json:
         print_json([{"provider": name, "check": c} for name, c in results])

@@ -149,11 +149,11 @@ def _pip() -> str:
 
 def _providers(toolbox: Toolbox) -> Iterator[Finding]:
     for name, provider in sorted(toolbox.providers.items()):
-        for check in provider.check(toolbox.provider_context(provider)):
+        for check in provider.check(toolbox.installed.context(provider)):
             yield Finding(
                 "ok" if check.ok else "error", f"provider {name}", f"{check.name}: {check.message}", check.hint
             )
-    for name, reason in toolbox.broken_providers.items():
+    for name, reason in toolbox.installed.broken.items():
         yield Finding(
             "error", f"provider {name}", f"cannot be imported: {reason}", "reinstall or uninstall its package"
         )

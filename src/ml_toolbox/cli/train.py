@@ -140,7 +140,7 @@ def train(target: str, detach: bool, plan_only: bool, backend: str, as_json: boo
         else:
             print_plan(made)
         return
-    toolbox.warm_up(backend)
+    toolbox.installed.warm_up(backend)
     job = toolbox.training.submit(spec, backend)
     _tell_money(toolbox, job)
     if detach:

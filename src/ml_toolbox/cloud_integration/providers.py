@@ -135,7 +135,7 @@ class CloudProvider:
         from ml_toolbox.ports.metrics import MetricPoint
 
         installed = self.toolbox.providers.get(self.name)
-        sink = installed.metric_sink(self.toolbox.provider_context(installed)) if installed is not None else None
+        sink = installed.metric_sink(self.toolbox.installed.context(installed)) if installed is not None else None
         if sink is None:
             raise Unsupported(
                 f"provider {self.name!r} keeps no metrics: no metric sink of it is installed",

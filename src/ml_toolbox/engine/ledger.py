@@ -133,7 +133,7 @@ def posted(limits: Iterable[Limit], postings: Sequence[Posting]) -> Posted:
             continue
         if asks and after.taken > after.most and after.taken > before.taken:
             raise _refusal(before, after)
-        if after.taken >= WARN_AT * after.most > before.taken:
+        if after.meter == "cost" and after.taken >= WARN_AT * after.most > before.taken:
             warnings.append(
                 f"{after.taken / after.most:.0%} of budget {after.name} is taken: "
                 f"{after.show(after.taken)} of {after.show(after.most)}"

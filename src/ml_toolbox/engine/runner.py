@@ -18,6 +18,7 @@ from ml_toolbox.engine.keeper import Keeper
 from ml_toolbox.engine.ledger import Posting
 from ml_toolbox.engine.owners import is_dead, this_owner
 from ml_toolbox.engine.pacing import Pacer
+from ml_toolbox.engine.places import OnePlaceEach, Places
 from ml_toolbox.engine.rows import Change, Row, Write
 from ml_toolbox.engine.store import Store, Written
 from ml_toolbox.engine.workflow import (
@@ -113,6 +114,7 @@ class Runner:
             meaning.
         pacer: holds calls back to what each platform takes.
         owner: id of this runner among all; must differ from every other's. After an error the attribute is another one.
+        places: which rows are left to others.
     """
 
     def __init__(
@@ -124,7 +126,9 @@ class Runner:
         pacer: Pacer | None = None,
         keeper: KeepsLeases | None = None,
         owner: str | None = None,
+        places: Places | None = None,
     ) -> None:
+        self._places = places or OnePlaceEach()
         self._store = store
         self._workflows = {workflow.kind: workflow for workflow in workflows}
         self._lease_s = lease_s
@@ -165,6 +169,7 @@ class Runner:
         still under way after ``linger_s`` is left to the next tick or to :meth:`finish`. All of these are for one thread.
         """
         wanted, began = tuple(kinds or self._workflows), self._store.now()
+        elsewhere = self._places.elsewhere()
         until = time.monotonic() + linger_s
         driven, more = 0, True
         with ExitStack() as keeping, self._in_hand():
@@ -173,7 +178,13 @@ class Runner:
                     self._set_going(self._after(self._under_way.ended(within_s=0.0)), executor)
                 elif more and len(self._under_way) < batch:
                     rows = self._store.claim_due(
-                        wanted, owner=self.owner, lease_s=self._lease_s, is_dead=is_dead, due_before=began, limit=batch
+                        wanted,
+                        owner=self.owner,
+                        lease_s=self._lease_s,
+                        is_dead=is_dead,
+                        due_before=began,
+                        limit=batch,
+                        elsewhere=elsewhere,
                     )
                     if rows and not driven:
                         keeping.enter_context(self._keeper.keeping())

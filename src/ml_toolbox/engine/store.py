@@ -92,5 +92,8 @@ class Store(Protocol):
     def forget_place(self, place: str) -> bool:
         """Look there no more, until a row is written for it again. False, and nothing changes, while a row lives there."""
 
+    def remembered(self, name: str, first: str) -> str:
+        """What is kept under the name, for ever: ``first`` of whoever asked first, also of many at once."""
+
     def close(self) -> None:
         """Give up connections. The store may not be used afterwards."""

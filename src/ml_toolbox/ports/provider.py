@@ -40,6 +40,8 @@ class BackendInfo:
     """What its ``JobBackend`` lacks; ``None``: it runs no jobs."""
     endpoints: Lacking | None = None
     """What its ``EndpointBackend`` lacks; ``None``: it serves nothing."""
+    host_bound: bool = False
+    """What it makes lives on the machine that made it, and no other machine can see it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

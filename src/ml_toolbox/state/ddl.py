@@ -21,6 +21,11 @@ SQLITE: tuple[str, ...] = (
     first_at DOUBLE NOT NULL,
     PRIMARY KEY (place)
     )""",
+    """CREATE TABLE remembered (
+    name VARCHAR(64) NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (name)
+    )""",
     """CREATE TABLE schema_version (
     version INTEGER NOT NULL,
     applied_at DOUBLE NOT NULL,
@@ -104,6 +109,11 @@ POSTGRESQL: tuple[str, ...] = (
     place VARCHAR(128) COLLATE "C" NOT NULL,
     first_at DOUBLE PRECISION NOT NULL,
     PRIMARY KEY (place)
+    )""",
+    """CREATE TABLE remembered (
+    name VARCHAR(64) COLLATE "C" NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (name)
     )""",
     """CREATE TABLE schema_version (
     version INTEGER NOT NULL,

@@ -76,6 +76,11 @@ SQLITE: Mapping[int, Step] = {
             first_at DOUBLE NOT NULL,
             PRIMARY KEY (place)
             )""",
+            """CREATE TABLE remembered (
+            name VARCHAR(64) NOT NULL,
+            value TEXT NOT NULL,
+            PRIMARY KEY (name)
+            )""",
             # Rows of schema 1 name their backend in the spec alone. What they cost from now on counts for everybody's limit.
             "UPDATE work SET place = coalesce(json_extract(spec, '$.backend'), ''), scopes = '[\"all\"]'",
             "INSERT INTO work_scope (scope, work_id) SELECT 'all', id FROM work",

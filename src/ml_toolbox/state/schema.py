@@ -138,6 +138,14 @@ place = Table(
 )
 
 
+remembered = Table(
+    "remembered",
+    metadata,
+    Column("name", _key(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+
 def compiled(dialect: str) -> tuple[str, ...]:
     """The statements that make these tables, in order: ``sqlite`` or ``postgresql``."""
     from sqlalchemy.dialects import postgresql, sqlite

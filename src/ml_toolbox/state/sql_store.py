@@ -125,6 +125,7 @@ class SqlStore:
         is_dead: Callable[[str], bool],
         due_before: float,
         limit: int,
+        elsewhere: Collection[str] = (),
     ) -> tuple[Row, ...]:
         def body(session: Session) -> tuple[Row, ...]:
             holders = session.rows(statements.HOLDERS, {"now": session.now, "due_before": due_before})
@@ -134,6 +135,7 @@ class SqlStore:
                 "due_before": due_before,
                 "now": session.now,
                 "free": ["", *gone],
+                "elsewhere": list(elsewhere),
                 "limit": limit,
             }
             found = session.rows(statements.CLAIMABLE, values)
@@ -203,6 +205,14 @@ class SqlStore:
 
         # Alone, so that no first attempt is just being reserved there.
         return self._database.write(body, posting="alone")
+
+    def remembered(self, name: str, first: str) -> str:
+        def body(session: Session) -> str:
+            session.count(statements.REMEMBER, {"name": name, "value": first})
+            return str(session.rows(statements.REMEMBERED, {"name": name})[0]["value"])
+
+        known = self._database.read(statements.REMEMBERED, {"name": name})
+        return str(known[0]["value"]) if known else self._database.write(body)
 
     # -- the books ----------------------------------------------------------------------------------------------------
 

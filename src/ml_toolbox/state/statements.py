@@ -27,6 +27,10 @@ INSERT_SCOPE = """INSERT INTO work_scope (scope, work_id) VALUES (:scope, :work_
 
 INSERT_PLACE = """INSERT INTO place (place, first_at) VALUES (:place, :first_at) ON CONFLICT (place) DO NOTHING"""
 
+REMEMBER = """INSERT INTO remembered (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING"""
+
+REMEMBERED = """SELECT value FROM remembered WHERE name = :name"""
+
 INSERT_TRANSITION = """
 INSERT INTO transition (work_id, at, phase, state, message, lease_token, cause, level)
 VALUES (:work_id, :at, :phase, :state, :message, :lease_token, :cause, :level)"""
@@ -52,6 +56,7 @@ WHERE lease_owner <> '' AND lease_until > :now AND due_at <= :due_before"""
 # The kind is compared as an expression, which no index serves: the one on `due_at` gives the order, and ends at the limit.
 CLAIMABLE = f"""{_WORK}
 WHERE due_at <= :due_before AND kind || '' IN :kinds AND (lease_until <= :now OR lease_owner IN :free)
+      AND NOT (place IN :elsewhere)
 ORDER BY due_at, id LIMIT :limit FOR UPDATE SKIP LOCKED"""
 
 CLAIM = """

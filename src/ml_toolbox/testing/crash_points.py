@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import ml_toolbox
 from ml_toolbox.engine import crash
 from ml_toolbox.engine.workflow import Workflow
 
@@ -32,7 +31,7 @@ def enumerated(workflows: Sequence[Workflow]) -> tuple[Point, ...]:
 
 def written_out() -> Iterator[tuple[str, str]]:
     """``(module, label)`` of every ``crash_point("…")`` with a fixed label, by the sources of the installed package."""
-    root = Path(ml_toolbox.__file__).parent
+    root = Path(__file__).parents[1]
     for path in sorted(root.rglob("*.py")):
         if path.is_relative_to(root / "testing"):
             continue

@@ -27,6 +27,7 @@ class MemoryStore:
         self._lines: list[Line] = []
         self._limits: dict[tuple[str, Meter, Period], Limit] = {}
         self._places: dict[str, None] = {}
+        self._remembered: dict[str, str] = {}
 
     def now(self) -> float:
         return self.clock.now()
@@ -118,7 +119,10 @@ class MemoryStore:
             due = [
                 row
                 for row in self._rows.values()
-                if row.due_at is not None and row.due_at <= due_before and row.kind in kinds
+                if row.due_at is not None
+                and row.due_at <= due_before
+                and row.kind in kinds
+                and row.place not in elsewhere
             ]
             due.sort(key=lambda row: (row.due_at or 0.0, row.id))
             claimed: list[Row] = []
@@ -170,6 +174,10 @@ class MemoryStore:
                 return False
             self._places.pop(place, None)
             return True
+
+    def remembered(self, name: str, first: str) -> str:
+        with self._lock:
+            return self._remembered.setdefault(name, first)
 
     # -- the books ----------------------------------------------------------------------------------------------------
 

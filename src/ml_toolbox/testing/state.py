@@ -286,6 +286,21 @@ class StoreTests:
         assert claimed(["endpoint", "job"], now, 10) == ["g", "f"]
         assert claimed(["endpoint", "job"], now, 10) == []
 
+    def test_rows_of_places_elsewhere_are_left_to_others(self, store: BookedStore) -> None:
+        for row_id, place in (("a", "local@here"), ("b", "local@there"), ("c", "")):
+            store.insert(row(row_id, due_at=1.0, place=place))
+        found = store.claim_due(
+            ["job"], owner="o", lease_s=9.0, is_dead=never, due_before=2.0, limit=10, elsewhere=["local@there", "x"]
+        )
+        assert [row.id for row in found] == ["a", "c"]
+
+    def test_what_was_remembered_first_stays(self, bound: Bound, store: BookedStore) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            told = set(pool.map(lambda number: store.remembered("install", f"id{number}"), range(8)))
+        assert len(told) == 1
+        assert store.remembered("install", "late") == told.pop()
+        assert store.remembered("other", "x") == "x"
+
     def test_what_a_dead_owner_held_is_due_again_at_once(self, store: BookedStore, bound: Bound) -> None:
         for row_id, owner in (("a", "dead"), ("b", "alive"), ("c", "")):
             store.insert(row(row_id, due_at=1.0), owner=owner, lease_s=10.0)

@@ -127,7 +127,7 @@ def test_metrics_go_to_the_providers_own_place() -> None:
     provider = LocalProvider()
     provider.monitor_metrics({"accuracy": 0.9, "latency_ms": 12})
     installed = Toolbox().providers["local"]
-    sink = installed.metric_sink(Toolbox().provider_context(installed))
+    sink = installed.metric_sink(Toolbox().installed.context(installed))
     assert sink is not None
     assert [point.value for point in sink.query("latency_ms")] == [12.0]
     with pytest.raises(Unsupported, match="keeps no metrics"):

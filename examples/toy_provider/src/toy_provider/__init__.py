@@ -161,7 +161,7 @@ class ToyMetrics:
 
 class ToyProvider:
     name, title = "toy", "Toy (an example)"
-    backends = (BackendInfo(name="toy", title="Processes", jobs=JOB_LACKS, endpoints=ENDPOINT_LACKS),)
+    backends = (BackendInfo(name="toy", title="Processes", jobs=JOB_LACKS, endpoints=ENDPOINT_LACKS, host_bound=True),)
 
     def __init__(self) -> None:
         self._secrets, self._metrics = ToySecrets(), ToyMetrics()

@@ -14,6 +14,7 @@ from ml_toolbox.domain.jobs import Resources
 from ml_toolbox.domain.money import Money
 from ml_toolbox.domain.offers import Plan
 from ml_toolbox.engine.owners import is_dead, this_owner
+from ml_toolbox.engine.places import OnePlaceEach, Places
 from ml_toolbox.engine.rows import Change, Row, Transition, Write
 from ml_toolbox.engine.runner import Runner
 from ml_toolbox.engine.store import Store
@@ -55,6 +56,7 @@ class Serving:
         planner: Callable[[EndpointSpec, str], Plan],
         install: str,
         actor: str = "",
+        places: Places | None = None,
         clock: Clock | None = None,
         runner: Runner | None = None,
     ) -> None:
@@ -66,7 +68,8 @@ class Serving:
         self._clock = clock or SystemClock()
         self.workflow = EndpointWorkflow(backends, install)
         """How the loop drives endpoints."""
-        self._runner = runner or Runner(store, [self.workflow])
+        self._places = places or OnePlaceEach()
+        self._runner = runner or Runner(store, [self.workflow], places=self._places)
         self._owner = this_owner() if runner is None else runner.owner
 
     # -- changes ------------------------------------------------------------------------------------------------------
@@ -183,7 +186,7 @@ class Serving:
     def logs(self, endpoint: str, cursor: str = "") -> LogChunk:
         """Server log lines after the cursor."""
         row = self._existing(endpoint)
-        return self._backends(backend_of(row)).logs(endpoint, cursor)
+        return self._backends(row.place or backend_of(row)).logs(endpoint, cursor)
 
     def follow(self, endpoint: str, *, poll_s: float = 0.3) -> Iterator[LogLine]:
         """Log lines as they come, until the endpoint is deleted."""
@@ -264,7 +267,7 @@ class Serving:
                 name=spec.name,
                 phase=Phase.APPLYING,
                 state=EndpointState.CREATING,
-                place=on,
+                place=self._places.of(on),
                 scopes=("all", *(f"{scope}:{name}" for scope, name in named if name)),
                 spec={"backend": on, "visibility_window_s": backend.idempotency.visibility_window_s},
                 data=plain(data),
@@ -366,7 +369,7 @@ class Serving:
             message=data.problem.message if data.problem else "",
         )
         try:
-            seen = self._backends(backend_of(row)).observe(row.name)
+            seen = self._backends(row.place or backend_of(row)).observe(row.name)
         except NotFound:
             if row.phase == Phase.ACTIVE:  # removed behind our back, perhaps: the wish still stands
                 self._runner.drive(row.id)

@@ -36,7 +36,7 @@ class EndpointWorkflow:
         return life.decide(row, event, now)
 
     def observe(self, row: Row) -> EndpointStatus:
-        return self._backends(backend_of(row)).observe(row.name)
+        return self._backends(row.place or backend_of(row)).observe(row.name)
 
     def observe_many(self, rows: Sequence[Row]) -> Sequence[EndpointStatus | ToolboxError]:
         seen: list[EndpointStatus | ToolboxError] = []
@@ -50,7 +50,7 @@ class EndpointWorkflow:
         return seen
 
     def perform(self, row: Row, effect: Effect) -> Any:
-        backend = self._backends(backend_of(row))
+        backend = self._backends(row.place or backend_of(row))
         if effect.name == "apply":
             wanted = data_of(row).wanted
             backend.apply(backend.build(wanted, Owner(install=self._install, row=row.id, attempt=1)))

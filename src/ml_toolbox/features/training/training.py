@@ -18,6 +18,7 @@ from ml_toolbox.base.errors import (
 )
 from ml_toolbox.base.ids import new_ulid
 from ml_toolbox.domain.jobs import JobSpec, JobState
+from ml_toolbox.engine.places import OnePlaceEach, Places
 from ml_toolbox.engine.rows import Row, Transition
 from ml_toolbox.engine.runner import Runner
 from ml_toolbox.engine.store import Store
@@ -63,6 +64,7 @@ class Training:
         home: Path,
         install: str,
         actor: str = "",
+        places: Places | None = None,
         register: Register | None = None,
         resolve_input: ResolveInput | None = None,
         clock: Clock | None = None,
@@ -78,7 +80,8 @@ class Training:
         self._clock = clock or SystemClock()
         self.workflow = JobWorkflow(backends, register, install)
         """How the loop drives jobs."""
-        self._runner = Runner(store, [self.workflow])
+        self._places = places or OnePlaceEach()
+        self._runner = Runner(store, [self.workflow], places=self._places)
 
     def submit(self, spec: JobSpec, on: str = "local") -> Job:
         """Freeze the sources, write the intent, start the job; returns once the backend has it.
@@ -114,7 +117,8 @@ class Training:
 
     def _insert(self, row_id: str, order: JobOrder) -> None:
         scopes = payers(order.job, order.backend, self._actor)
-        begin(self._runner, self._store.now(), self._install, row_id, order, scopes)
+        place = self._places.of(order.backend)
+        begin(self._runner, self._store.now(), self._install, row_id, order, scopes, place=place)
 
     def get(self, name_or_id: str) -> JobRecord:
         """The job of this id, beginning of an id (8 characters or more), or name (the newest). ``NotFound`` otherwise."""
@@ -181,7 +185,7 @@ class Training:
         ended: nothing happens. ``Unsupported`` where the backend cannot, ``NotYet`` when it has not created the job yet.
         """
         row = self._row(name_or_id)
-        backend = self._backends(order_of(row).backend)
+        backend = self._backends(row.place or order_of(row).backend)
         if not isinstance(backend, Preempts):
             raise Unsupported(
                 f"{backend.name} cannot take capacity away on request",
@@ -275,7 +279,7 @@ class Training:
         if not resource:  # not created yet
             return LogChunk((), cursor, ended=False)
         try:
-            return self._backends(order_of(row).backend).logs(resource, cursor)
+            return self._backends(row.place or order_of(row).backend).logs(resource, cursor)
         except NotFound:
             return LogChunk((), cursor, ended=row.ended_at is not None)
 
@@ -284,7 +288,16 @@ class Training:
         snapshot.prune(self._code, frozenset(order_of(row).code_sha256 for row in rows))
 
 
-def begin(runner: Runner, now: float, install: str, row_id: str, order: JobOrder, scopes: tuple[str, ...]) -> Row:
+def begin(
+    runner: Runner,
+    now: float,
+    install: str,
+    row_id: str,
+    order: JobOrder,
+    scopes: tuple[str, ...],
+    *,
+    place: str = "",
+) -> Row:
     """Write the intent, with its first attempt's money if there is room for it now, else in line for it."""
     job, spec = order.job, plain(order)
     waiting = Row(
@@ -293,7 +306,7 @@ def begin(runner: Runner, now: float, install: str, row_id: str, order: JobOrder
         name=job.name,
         phase=Phase.WAITING,
         state=JobState.QUEUED,
-        place=order.backend,
+        place=place or order.backend,
         scopes=scopes,
         spec=spec,
         data=plain(JobData(attempts=())),

@@ -26,7 +26,13 @@ class LocalProvider:
         from ml_toolbox.providers.local import lacks
 
         return (
-            BackendInfo(name="local", title="Processes on this machine", jobs=lacks.JOBS, endpoints=lacks.ENDPOINTS),
+            BackendInfo(
+                name="local",
+                title="Processes on this machine",
+                jobs=lacks.JOBS,
+                endpoints=lacks.ENDPOINTS,
+                host_bound=True,
+            ),
         )
 
     def job_backend(self, backend: str, context: ProviderContext) -> JobBackend:

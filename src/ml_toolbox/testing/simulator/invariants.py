@@ -101,6 +101,8 @@ class Evidence:
     """Job id and version, one entry for each version made."""
     retries: Mapping[str, int] = field(default_factory=dict)
     """How many attempts the user's own errors get, by row; absent: none."""
+    taken: Sequence[str] = ()
+    """Leases that were taken from a holder before they had run out, where that was watched."""
     slept_s: float = 0.0
     """The longest that a process stood still."""
     lifetimes: bool = True
@@ -173,6 +175,11 @@ def tokens_only_grow(evidence: Evidence) -> Iterator[str]:
         tokens = [step.lease_token for step in steps]
         if tokens != sorted(tokens):
             yield f"lease tokens of {row_id}: {tokens}"
+
+
+def leases_last(evidence: Evidence) -> Iterator[str]:
+    """A row is its holder's until the lease runs out: fencing would keep the record right, but the calls would be made twice."""
+    yield from evidence.taken
 
 
 def every_phase_understood(evidence: Evidence) -> Iterator[str]:
@@ -312,7 +319,9 @@ def charged_once(evidence: Evidence) -> Iterator[str]:
             if line.work_id != view.row.id or view.row.kind != "job":
                 continue
             sums[line.posting.reason] += line.posting.spent
-            since = min(asked.get(line.posting.attempt, line.at), reserved.get((line.work_id, line.posting.attempt), line.at))
+            since = min(
+                asked.get(line.posting.attempt, line.at), reserved.get((line.work_id, line.posting.attempt), line.at)
+            )
             one = made.get(line.posting.reason.removeprefix("stray "))
             longest = one.hourly * (line.at - since + _SLACK_S) / 3600.0 if one else 0.0
             if one and since < line.at and sums[line.posting.reason] > longest:
@@ -520,6 +529,7 @@ PROMISES: tuple[Callable[[Evidence], Iterator[str]], ...] = (
     one_end,
     one_version,
     tokens_only_grow,
+    leases_last,
     every_phase_understood,
     failures_have_causes,
     user_errors_are_not_repeated,

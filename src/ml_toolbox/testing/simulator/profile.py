@@ -29,6 +29,8 @@ class Profile:
     """Of a process standing still at a crash point, for up to several leases."""
     switch: float
     """Of another process going on first."""
+    meddles: float
+    """Of a user's wish arriving just between an answer and its record."""
     fails_before: float
     """No answer, and no effect."""
     fails_after: float
@@ -97,6 +99,7 @@ def draw(random: Random) -> Profile:
         crash=sometimes(0.12, 0.7),
         pause=sometimes(0.12, 0.6),
         switch=sometimes(0.4, 0.7),
+        meddles=sometimes(0.3, 0.3),
         fails_before=sometimes(0.2),
         fails_after=sometimes(0.3, 0.6),
         fails_late=sometimes(0.3, 0.3),
@@ -140,6 +143,7 @@ def calm(kind: Class, window_s: float) -> Profile:
         crash=0.0,
         pause=0.0,
         switch=0.0,
+        meddles=0.0,
         fails_before=0.0,
         fails_after=0.0,
         fails_late=0.0,

@@ -47,6 +47,22 @@ class Crashed(BaseException):
     """Stands for kill -9: nothing of ours catches it, and no lease is given back."""
 
 
+class _WatchedStore(MemoryStore):
+    """Notes every lease that was taken from somebody before it had run out."""
+
+    def __init__(self, clock: VirtualTime) -> None:
+        super().__init__(clock)
+        self.taken: list[str] = []
+
+    def _claimed(self, row: Row, owner: str, lease_s: float, is_dead: Callable[[str], bool]) -> Row | None:
+        claimed = super()._claimed(row, owner, lease_s, is_dead)
+        if claimed is not None and row.lease_owner and row.lease_until > self.clock.now():
+            self.taken.append(
+                f"{owner} took {row.id} from {row.lease_owner}, {row.lease_until - self.clock.now():.1f} s early"
+            )
+        return claimed
+
+
 class NoKeeper:
     """Virtual time passes only between steps, so leases are renewed by writes or not at all."""
 
@@ -106,7 +122,7 @@ class Simulation:
         self._trace: list[str] | None = [] if trace else None
         self.time = VirtualTime(self.random.choice((START, START, _MONTH_END - 300.0)))
         self.began = self.time.at
-        self.store = MemoryStore(self.time)
+        self.store = _WatchedStore(self.time)
         self.cloud = Cloud(
             self.profile,
             self.random,
@@ -361,7 +377,10 @@ class Simulation:
         self.labels.add(label)
         if not self._hostile:
             return
-        profile, drawn = self.profile, self.random.random()
+        profile = self.profile
+        if profile.meddles and label.endswith(":before:record") and self.random.random() < profile.meddles:
+            self._meddle()
+        drawn = self.random.random()
         if drawn < profile.crash:
             raise Crashed(label)
         drawn -= profile.crash
@@ -372,6 +391,14 @@ class Simulation:
             self._stand_still(self.time.at + pause)
         elif drawn - profile.pause < profile.switch:
             self._stand_still(self.time.at)
+
+    def _meddle(self) -> None:
+        """A user's wish comes now, of all moments."""
+        deed = next((deed for deed in self._deeds if deed.what == "wish"), None)
+        if deed is not None:
+            self._deeds.remove(deed)
+            self._say(f"user: {deed.wish} {deed.row}, just now")
+            self._wish(deed.row, deed.wish)
 
     def _caller_name(self) -> str:
         return self._current.name if self._current else "nobody"
@@ -476,6 +503,7 @@ class Simulation:
             submitted=self._submitted,
             wishes=self._wishes,
             registered=self.registered,
+            taken=self.store.taken,
             slept_s=30 * self.profile.lease_s,
             retries={view.row.id: view.user_error_retries for view in views},
         )
