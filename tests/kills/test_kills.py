@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.kills import driver, local_driver
-from tests.kills.driver import MATRIX, Trial
-from tests.kills.local_driver import LocalTrial
+from tests.kills.driver import MATRIX
+from tests.kills.local_report import LocalTrial
+from tests.kills.report import Report, Trial
 from tests.postgres import Server
 
 SEED = 20_261_120
@@ -27,7 +28,7 @@ SELECTION = tuple(
 SLOW_SEEDS = range(1, 11)
 
 
-def try_it(trial: Trial, folder: Path, request: pytest.FixtureRequest) -> driver.Report:
+def try_it(trial: Trial, folder: Path, request: pytest.FixtureRequest) -> Report:
     url = ""
     if trial.state == "postgres":
         server: Server = request.getfixturevalue("postgres_server")

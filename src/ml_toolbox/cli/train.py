@@ -147,7 +147,8 @@ def train(target: str, detach: bool, plan_only: bool, backend: str, as_json: boo
         if as_json:
             print_json(job.record)
         else:
-            click.echo(f"job {spec.name} ({job.id}) is started; follow it: mltoolbox jobs logs -f {job.id}")
+            how = "waits" if job.submitted.waiting_for else "is started"
+            click.echo(f"job {spec.name} ({job.id}) {how}; follow it: mltoolbox jobs logs -f {job.id}")
         return
     from ml_toolbox.cli.following import follow
 

@@ -271,9 +271,11 @@ def _later(row: Row, data: EndpointData, error: ToolboxError, now: float, phase:
     """Try again after a pause, for ever. Whoever reads the history hears of new reasons, and of trouble that lasts."""
     since = data.since or now
     alarm = not data.alarmed and now - since >= ALARM_S
+    # A user's command looks again and again; only what was due counts, or the loop's own next look would be a minute away.
+    is_early = row.due_at is not None and row.due_at > now
     waiting = replace(
         data,
-        tries=data.tries + 1,
+        tries=data.tries + (not is_early),
         problem=Problem.of(error),
         since=since,
         alarmed=data.alarmed or alarm,

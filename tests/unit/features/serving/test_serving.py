@@ -333,6 +333,23 @@ def test_http_errors_become_ours_with_the_field() -> None:
     assert type(error_of(Invocation(status=404, body=b"[]", content_type=""), "churn")) is NotFound
 
 
+def test_a_command_that_waits_for_a_deletion_does_not_put_off_the_loop(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    world.store = MemoryStore(clock)
+    serving = Serving(
+        world.store, world._backend, resolve=world._resolve, planner=world._plan, install="i", clock=clock
+    )
+    serving.deploy("churn:1", "churn", on="memory")
+    monkeypatch.setattr(world.backend, "delete", lambda endpoint: None)  # accepted, and not done yet
+    with pytest.raises(NotYet):
+        serving.delete("churn", timeout_s=3.0)
+    (row,) = world.store.find("endpoint")
+    assert row.due_at is not None
+    assert row.due_at - clock.now() <= 5.0
+
+
 def test_an_older_wish_that_is_applied_late_does_not_stay(world: World) -> None:
     """A process stands still just before it applies, and goes on when a newer wish has been applied by another."""
     clock = FakeClock()
