@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ml_toolbox.domain.offers import Plan
     from ml_toolbox.engine.agent import Agent
     from ml_toolbox.engine.collection import Collector, StoreWithBooks
+    from ml_toolbox.engine.pacing import Pacer
     from ml_toolbox.features.costs import Budgets, Costs, Outlook, Reservation
     from ml_toolbox.features.data import Datasets
     from ml_toolbox.features.operations import Events
@@ -119,7 +120,15 @@ class Toolbox:
         from ml_toolbox.engine.collection import Collector
         from ml_toolbox.engine.owners import this_owner
 
-        return Collector(self.state, (self.training.workflow, self.serving.workflow), owner=this_owner())
+        kinds = (self.training.workflow, self.serving.workflow)
+        return Collector(self.state, kinds, owner=this_owner(), pacer=self.pacer)
+
+    @cached_property
+    def pacer(self) -> Pacer:
+        """How fast each place may be called, whoever of this process calls it."""
+        from ml_toolbox.engine.pacing import Pacer
+
+        return Pacer(self.clock)
 
     def agent(self, executor: Executor | None = None) -> Agent:
         """The loop that goes on by itself, over every kind of work."""
@@ -127,7 +136,7 @@ class Toolbox:
         from ml_toolbox.engine.runner import Runner
 
         workflows = (self.training.workflow, self.serving.workflow)
-        runner = Runner(self.state, workflows, places=self.installed)
+        runner = Runner(self.state, workflows, places=self.installed, pacer=self.pacer)
         return Agent(self.state, runner, workflows, self.collector, executor=executor)
 
     @cached_property
@@ -201,6 +210,7 @@ class Toolbox:
             install=self.install,
             actor=self.actor,
             places=self.installed,
+            pacer=self.pacer,
             register=self._register_result,
             resolve_input=self._dataset_files,
             clock=self.clock,
@@ -219,6 +229,7 @@ class Toolbox:
             install=self.install,
             actor=self.actor,
             places=self.installed,
+            pacer=self.pacer,
             clock=self.clock,
         )
 

@@ -14,6 +14,7 @@ from ml_toolbox.domain.jobs import Resources
 from ml_toolbox.domain.money import Money
 from ml_toolbox.domain.offers import Plan
 from ml_toolbox.engine.owners import is_dead, this_owner
+from ml_toolbox.engine.pacing import Pacer
 from ml_toolbox.engine.places import OnePlaceEach, Places
 from ml_toolbox.engine.rows import Change, Row, Transition, Write
 from ml_toolbox.engine.runner import Runner
@@ -57,6 +58,7 @@ class Serving:
         install: str,
         actor: str = "",
         places: Places | None = None,
+        pacer: Pacer | None = None,
         clock: Clock | None = None,
         runner: Runner | None = None,
     ) -> None:
@@ -69,7 +71,7 @@ class Serving:
         self.workflow = EndpointWorkflow(backends, install)
         """How the loop drives endpoints."""
         self._places = places or OnePlaceEach()
-        self._runner = runner or Runner(store, [self.workflow], places=self._places)
+        self._runner = runner or Runner(store, [self.workflow], places=self._places, pacer=pacer)
         self._owner = this_owner() if runner is None else runner.owner
 
     # -- changes ------------------------------------------------------------------------------------------------------

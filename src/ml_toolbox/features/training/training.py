@@ -18,6 +18,7 @@ from ml_toolbox.base.errors import (
 )
 from ml_toolbox.base.ids import new_ulid
 from ml_toolbox.domain.jobs import JobSpec, JobState
+from ml_toolbox.engine.pacing import Pacer
 from ml_toolbox.engine.places import OnePlaceEach, Places
 from ml_toolbox.engine.rows import Row, Transition
 from ml_toolbox.engine.runner import Runner
@@ -65,6 +66,7 @@ class Training:
         install: str,
         actor: str = "",
         places: Places | None = None,
+        pacer: Pacer | None = None,
         register: Register | None = None,
         resolve_input: ResolveInput | None = None,
         clock: Clock | None = None,
@@ -81,7 +83,7 @@ class Training:
         self.workflow = JobWorkflow(backends, register, install)
         """How the loop drives jobs."""
         self._places = places or OnePlaceEach()
-        self._runner = Runner(store, [self.workflow], places=self._places)
+        self._runner = Runner(store, [self.workflow], places=self._places, pacer=pacer)
 
     def submit(self, spec: JobSpec, on: str = "local") -> Job:
         """Freeze the sources, write the intent, start the job; returns once the backend has it.
