@@ -85,6 +85,17 @@ class NewestDueFirst(MemoryStore):
         return tuple(reversed(super().claim_due(kinds, **asked)))
 
 
+class ReachesEverywhere(MemoryStore):
+    def claim_due(self, kinds: Collection[str], **asked: Any) -> tuple[Row, ...]:
+        return super().claim_due(kinds, **{**asked, "elsewhere": ()})
+
+
+class RemembersTheLast(MemoryStore):
+    def remembered(self, name: str, first: str) -> str:
+        self._remembered[name] = first
+        return first
+
+
 class DueOnlyByState(MemoryStore):
     """Claims what is due later, too."""
 
@@ -275,6 +286,8 @@ LIES: list[tuple[type[MemoryStore], str]] = [
     (RenewsEverybodys, "test_renewing_keeps_all_and_only_ones_own"),
     (ClaimsOutsideTheLock, "test_racing_workers_never_get_the_same_row"),
     (NewestDueFirst, "test_the_most_overdue_come_first"),
+    (ReachesEverywhere, "test_rows_of_places_elsewhere_are_left_to_others"),
+    (RemembersTheLast, "test_what_was_remembered_first_stays"),
     (NewestDueFirst, "test_ten_thousand_rows_are_driven_in_batches"),
     (DueOnlyByState, "test_the_most_overdue_come_first"),
     (LedgerOutsideTheTransaction, "test_a_write_with_an_older_token_is_dropped"),

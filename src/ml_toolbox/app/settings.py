@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ml_toolbox.base.errors import Invalid
-from ml_toolbox.base.ids import new_ulid
+from ml_toolbox.base.ids import digest, new_ulid
 
 SETTINGS_FILE = "config.toml"
 
@@ -88,6 +88,20 @@ def install_id(home: Path) -> str:
         return path.read_text(encoding="ascii").strip()
     except FileNotFoundError:
         return _create_install_id(path)
+
+
+def shared_install_id(home: Path, state: str, ask: Callable[[str], str]) -> str:
+    """Id of the installation that everybody on the shared memory ``state`` is. Asked once, then kept in the home: a plan needs
+    it and must not need the database."""
+    path = home / f"install-id.{digest(state)[:16]}"
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        known = ask(install_id(home))
+    temporary = path.with_name(f"{path.name}.{new_ulid()}")
+    temporary.write_text(known + "\n", encoding="ascii")
+    temporary.replace(path)
+    return known
 
 
 def _create_install_id(path: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ml_toolbox.app.providers import DEFAULT_BACKEND, Installed
-from ml_toolbox.app.settings import Settings, default_home, install_id, load_settings
+from ml_toolbox.app.settings import Settings, default_home, install_id, load_settings, shared_install_id
 from ml_toolbox.base.clock import Clock, SystemClock
 from ml_toolbox.base.errors import Bug, NotFound, Unavailable
 from ml_toolbox.base.ids import digest, new_ulid
@@ -63,9 +63,10 @@ class Toolbox:
     @cached_property
     def install(self) -> str:
         """Id of this installation; part of every resource name and owner tag. Made on first use, then constant."""
-        own = install_id(self.home)
+        if not self.shares_state:
+            return install_id(self.home)
         # Whoever shares the rows shares the resources that they name.
-        return self.state.remembered("install", own) if self.shares_state else own
+        return shared_install_id(self.home, self.state_shown, lambda own: self.state.remembered("install", own))
 
     @cached_property
     def actor(self) -> str:

@@ -94,6 +94,8 @@ def test_a_variant_that_does_not_answer_a_row_never_gets_traffic() -> None:
     loaded = {"v1": FakePredictor(matrix(1)), "v2": FakePredictor(matrix(1))}
     with serving(loaded) as running, Load(running) as load:
         running.apply(spec_of({"v1": 100}))
+        for _ in range(5):  # by then every connection has its answer to what it asked before the change
+            load.until("v1")
         loaded["v2"].function = broken
         with pytest.raises(Invalid, match="no such operator"):
             running.apply(spec_of({"v1": 50, "v2": 50}, revision="bad"))
