@@ -85,6 +85,11 @@ class NewestDueFirst(MemoryStore):
         return tuple(reversed(super().claim_due(kinds, **asked)))
 
 
+class ReadsTheFirstHundred(MemoryStore):
+    def get_many(self, row_ids: Collection[str]) -> dict[str, Row]:
+        return super().get_many(sorted(row_ids)[:100])
+
+
 class ReachesEverywhere(MemoryStore):
     def claim_due(self, kinds: Collection[str], **asked: Any) -> tuple[Row, ...]:
         return super().claim_due(kinds, **{**asked, "elsewhere": ()})
@@ -286,6 +291,7 @@ LIES: list[tuple[type[MemoryStore], str]] = [
     (RenewsEverybodys, "test_renewing_keeps_all_and_only_ones_own"),
     (ClaimsOutsideTheLock, "test_racing_workers_never_get_the_same_row"),
     (NewestDueFirst, "test_the_most_overdue_come_first"),
+    (ReadsTheFirstHundred, "test_many_rows_are_read_at_once"),
     (ReachesEverywhere, "test_rows_of_places_elsewhere_are_left_to_others"),
     (RemembersTheLast, "test_what_was_remembered_first_stays"),
     (NewestDueFirst, "test_ten_thousand_rows_are_driven_in_batches"),

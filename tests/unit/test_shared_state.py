@@ -40,13 +40,22 @@ def test_local_work_belongs_to_its_machine(
         there.agent().round()
         seen = there.training.get(job.id)
         assert seen.state in (JobState.QUEUED, JobState.RUNNING, JobState.PROVISIONING), "not seen is not lost"
-        with pytest.raises(Unavailable, match="another machine"):
+        with pytest.raises(Unavailable, match="another machine or home"):
             there.job_backend(here.state.get(job.id).place)
         there.state.close()
     assert job.stop().state in (JobState.STOPPING, JobState.STOPPED)
     assert here.training.wait(job.id, timeout_s=30).state is JobState.STOPPED
     job.delete()
     here.state.close()
+
+
+def test_two_homes_of_one_machine_are_two_places(tmp_path: Path, postgres_url: str) -> None:
+    places = set()
+    for name in ("ann", "bob"):
+        toolbox = machine(tmp_path / name, postgres_url)
+        places.add(toolbox.installed.of("local"))
+        toolbox.state.close()
+    assert len(places) == 2
 
 
 def test_an_embedded_memory_has_one_machine(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ml_toolbox.app.settings import install_id
 from ml_toolbox.base.errors import Invalid, NotFound, Unavailable, Unsupported
 from ml_toolbox.base.processes import host_name
 from ml_toolbox.ports.provider import ENTRY_POINT_GROUP, BackendInfo, Provider, ProviderContext
@@ -21,8 +22,8 @@ DEFAULT_BACKEND = "local"
 class Installed:
     """The providers of this environment. Built-ins and outsiders enter by the same entry point.
 
-    A place is a backend's name, with ``@region`` where one was chosen, or ``@machine`` where what it makes can be seen on that
-    machine alone and the state is shared by several.
+    A place is a backend's name, with ``@region`` where one was chosen, or ``@machine.home`` where what it makes can be seen
+    there alone and the state is shared by several.
     """
 
     def __init__(
@@ -75,16 +76,20 @@ class Installed:
         """The place where a new row for this backend goes."""
         if "@" in backend or self._known_places() is None or not self._backend(backend)[1].host_bound:
             return backend
-        return f"{backend}@{host_name()}"
+        return f"{backend}@{self._here()}"
 
     def elsewhere(self) -> tuple[str, ...]:
         """Known places that only another machine can see."""
         return tuple(place for place in self._known_places() or () if self._is_elsewhere(place))
 
+    def _here(self) -> str:
+        """This machine and home: another home on the same machine has folders of its own."""
+        return f"{host_name()}.{install_id(self._home)[:6]}"
+
     def _is_elsewhere(self, place: str) -> bool:
         backend, _, where = place.partition("@")
         known = self.backends().get(backend)
-        return known is not None and known[1].host_bound and where not in ("", host_name())
+        return known is not None and known[1].host_bound and where not in ("", self._here())
 
     def job_backend(self, name: str = DEFAULT_BACKEND) -> JobBackend:
         """The backend that runs jobs there. ``Invalid`` for an unknown name, ``NotFound`` when it runs no jobs."""
@@ -111,7 +116,9 @@ class Installed:
     def _context_at(self, place: str, provider: Provider, info: BackendInfo) -> ProviderContext:
         if self._is_elsewhere(place):
             raise Unavailable(
-                f"{place} is another machine", hint="a command or an agent there goes on with it", resource=place
+                f"{place} is another machine or home",
+                hint="a command or an agent there goes on with it",
+                resource=place,
             )
         return self.context(provider, "" if info.host_bound else place.partition("@")[2])
 

@@ -25,6 +25,8 @@ T = TypeVar("T")
 GRACE_S = 300.0
 """How old the row that a resource names must be before a resource without any row is collected: longer than any visibility
 window, and long enough to notice that the wrong database was opened."""
+_TOGETHER = 500
+"""Rows read at once: one question for each of ten thousand resources held the loop up for seconds."""
 EVERY_S = 300.0
 """How often everything is compared."""
 
@@ -153,13 +155,17 @@ class Collector:
         now = self._store.now()  # what the list shows is judged by when it was asked for, however long we slept since
         listed = self._paced(place, lambda: list(kind.resources(place)))
         crash_point("collect:listed:before:compare")
-        return [stray for resource, tags in listed for stray in self._judged(kind, place, resource, tags, now)]
+        owned = [(resource, *kind.owner_of(tags)) for resource, tags in listed]
+        strays: list[Stray] = []
+        for part in (owned[start : start + _TOGETHER] for start in range(0, len(owned), _TOGETHER)):
+            rows = self._store.get_many({row_id for _, row_id, _ in part})
+            for resource, row_id, attempt in part:
+                strays += self._judged(kind, place, resource, rows.get(row_id), row_id, attempt, now)
+        return strays
 
     def _judged(
-        self, kind: Collectable, place: str, resource: str, tags: Mapping[str, str], now: float
+        self, kind: Collectable, place: str, resource: str, row: Row | None, row_id: str, attempt: int, now: float
     ) -> Iterator[Stray]:
-        row_id, attempt = kind.owner_of(tags)
-        row = self._row(row_id)
         if row is not None:
             if kind.owns(row, resource, attempt, now):
                 return

@@ -32,6 +32,9 @@ class Store(Protocol):
     def get(self, row_id: str) -> Row:
         """The row. ``NotFound`` when absent."""
 
+    def get_many(self, row_ids: Collection[str]) -> dict[str, Row]:
+        """Those of the rows that there are, by id, as of one moment."""
+
     def find(
         self,
         kind: str | None,

@@ -79,6 +79,9 @@ class SqlStore:
     def get(self, row_id: str) -> Row:
         return _present(self._database.read(statements.GET, {"id": row_id}), row_id)
 
+    def get_many(self, row_ids: Collection[str]) -> dict[str, Row]:
+        return {line["id"]: _row(line) for line in self._database.read(statements.GET_MANY, {"ids": list(row_ids)})}
+
     def find(
         self,
         kind: str | None,

@@ -42,6 +42,8 @@ FROM work"""
 
 GET = f"{_WORK} WHERE id = :id"
 
+GET_MANY = f"{_WORK} WHERE id IN :ids"
+
 GET_LOCKED = f"{GET} FOR UPDATE"
 
 LOCK = """

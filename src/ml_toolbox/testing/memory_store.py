@@ -73,6 +73,10 @@ class MemoryStore:
             except KeyError:
                 raise NotFound(f"no row {row_id}", resource=row_id) from None
 
+    def get_many(self, row_ids: Collection[str]) -> dict[str, Row]:
+        with self._lock:
+            return {row_id: self._rows[row_id] for row_id in row_ids if row_id in self._rows}
+
     def find(
         self,
         kind: str | None,

@@ -286,6 +286,14 @@ class StoreTests:
         assert claimed(["endpoint", "job"], now, 10) == ["g", "f"]
         assert claimed(["endpoint", "job"], now, 10) == []
 
+    def test_many_rows_are_read_at_once(self, store: BookedStore) -> None:
+        for number in range(700):
+            store.insert(row(f"r{number:03d}", name=f"n{number}"))
+        asked = {f"r{number:03d}" for number in range(600)} | {"absent", "é"}
+        found = store.get_many(asked)
+        assert found == {row_id: store.get(row_id) for row_id in sorted(asked) if row_id.startswith("r")}
+        assert store.get_many([]) == {}
+
     def test_rows_of_places_elsewhere_are_left_to_others(self, store: BookedStore) -> None:
         for row_id, place in (("a", "local@here"), ("b", "local@there"), ("c", "")):
             store.insert(row(row_id, due_at=1.0, place=place))
