@@ -574,16 +574,16 @@ def _(patch: pytest.MonkeyPatch) -> None:
 @mutant("rows are read before the list", "what was recorded in between is taken for a stray", seeds=6_000)
 def _(patch: pytest.MonkeyPatch) -> None:
     original = collection.Collector.compare
-    find = collection.Collector._row
+    find = collection.Collector._rows
 
     def compare(self: collection.Collector) -> Any:
         rows = {row.id: row for row in self._store.find(None, limit=100_000)}
         crash_point("mutant")
-        patch.setattr(collection.Collector, "_row", lambda _, row_id: rows.get(row_id))
+        patch.setattr(collection.Collector, "_rows", lambda _, ids: {one: rows[one] for one in ids if one in rows})
         try:
             return original(self)
         finally:
-            patch.setattr(collection.Collector, "_row", find)
+            patch.setattr(collection.Collector, "_rows", find)
 
     patch.setattr(collection.Collector, "compare", compare)
 

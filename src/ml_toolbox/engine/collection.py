@@ -7,7 +7,7 @@ that is newer, so a resource it does not know was not just being recorded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -158,7 +158,7 @@ class Collector:
         owned = [(resource, *kind.owner_of(tags)) for resource, tags in listed]
         strays: list[Stray] = []
         for part in (owned[start : start + _TOGETHER] for start in range(0, len(owned), _TOGETHER)):
-            rows = self._store.get_many({row_id for _, row_id, _ in part})
+            rows = self._rows({row_id for _, row_id, _ in part})
             for resource, row_id, attempt in part:
                 strays += self._judged(kind, place, resource, rows.get(row_id), row_id, attempt, now)
         return strays
@@ -184,6 +184,9 @@ class Collector:
         """When the resource can have come up at the earliest: its row's id tells the time, else our own first sight does."""
         told = ulid_time(row_id)
         return told if told is not None else self._first_seen.setdefault((place, resource), now)
+
+    def _rows(self, row_ids: Collection[str]) -> Mapping[str, Row]:
+        return self._store.get_many(row_ids)
 
     def _row(self, row_id: str) -> Row | None:
         try:
