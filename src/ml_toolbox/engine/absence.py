@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 PAUSE_S = 5.0
 """Between the two sightings, where a platform's reads may lag: another replica of its store should answer."""
+STALE_LIST_S = 60.0
+"""How much longer than its visibility window a platform's list may show what is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,12 +54,6 @@ def reserve(attempt: int, *, hourly: int, seconds: float, now: float) -> tuple[C
     return charge, _posting("reserve", attempt, Charge(month=charge.month), charge, reason)
 
 
-def extend(attempt: int, charge: Charge, *, hourly: int, seconds: float) -> tuple[Charge, Posting]:
-    """Hold the price of that much more time, at a price that may have changed."""
-    longer = replace(charge, hourly=hourly, held=charge.held + cost_of(hourly, seconds))
-    return longer, _posting("reserve", attempt, charge, longer, f"{seconds / _HOUR_S:.4g} h more")
-
-
 def accrue(attempt: int, charge: Charge, *, billed_s: float, least: float = 0.02) -> tuple[Charge, tuple[Posting, ...]]:
     """Turn held money into spent money. Steps smaller than ``least`` of the reservation are left for later: a line of the
     ledger every second would say nothing new."""

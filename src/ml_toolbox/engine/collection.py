@@ -111,9 +111,7 @@ class Collector:
         for place in self._store.places():
             for kind in self._kinds.values():
                 try:
-                    strays += self._strays(kind, place)
-                except NotFound:
-                    continue  # no such kind of work there
+                    strays += self._strays_if_any(kind, place)
                 except ToolboxError as error:
                     unseen[place] = error.message
                 except Exception as error:  # noqa: BLE001 - an adapter's defect: the other places are compared all the same
@@ -129,16 +127,14 @@ class Collector:
         """How many rows and resources there may still cost something. Raises what the platform raises: not knowing is no
         reason to forget a place."""
         rows = [row for row in self._store.find(None, place=place, limit=100_000) if row.ended_at is None]
-        return len(rows) + sum(
-            len(self._strays(kind, place)) for kind in self._kinds.values() if self._has(kind, place)
-        )
+        return len(rows) + sum(len(self._strays_if_any(kind, place)) for kind in self._kinds.values())
 
-    def _has(self, kind: Collectable, place: str) -> bool:
+    def _strays_if_any(self, kind: Collectable, place: str) -> list[Stray]:
+        """None where no such kind of work is done."""
         try:
-            next(iter(kind.resources(place)), None)
+            return self._strays(kind, place)
         except NotFound:
-            return False
-        return True
+            return []
 
     def _paced(self, place: str, call: Callable[[], T]) -> T:
         """Comparing shares the platform's patience with the loop."""
@@ -199,16 +195,16 @@ class Collector:
         try:
             held = self._charged(kind, stray)
         except _HeldByAnother:
-            return _with(stray, problem=f"{stray.row} is being worked on; next time")
+            return replace(stray, problem=f"{stray.row} is being worked on; next time")
         crash_point("collect:charged:before:remove")
         try:
             self._paced(stray.place, lambda: kind.remove(stray.place, stray.resource))
         except ToolboxError as error:
-            done = _with(stray, problem=error.message)
+            done = replace(stray, problem=error.message)
         except Exception as error:  # noqa: BLE001 - as in compare
-            done = _with(stray, problem=f"{type(error).__name__}: {error}")
+            done = replace(stray, problem=f"{type(error).__name__}: {error}")
         else:
-            done = _with(stray, removed=True)
+            done = replace(stray, removed=True)
         crash_point("collect:removed:before:release")
         if held is not None:
             self._store.write([Write(row=held, change=None)], lease_s=self._lease_s)
@@ -248,16 +244,3 @@ class Collector:
 
 class _HeldByAnother(Exception):
     """The row's lease is somebody else's now."""
-
-
-def _with(stray: Stray, *, removed: bool = False, problem: str = "") -> Stray:
-    return Stray(
-        kind=stray.kind,
-        place=stray.place,
-        resource=stray.resource,
-        row=stray.row,
-        attempt=stray.attempt,
-        why=stray.why,
-        removed=removed,
-        problem=problem,
-    )

@@ -64,6 +64,10 @@ class Change:
     postings: tuple[Posting, ...] = ()
     """Lines of the ledger, written with the rest or not at all."""
 
+    def is_news(self, phase: str, state: str) -> bool:
+        """Whether it is worth a line of history to a row that was in this phase and state."""
+        return bool(self.message) or (phase, state) != (self.phase, self.state)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Write:

@@ -424,8 +424,3 @@ def _writes(step: _Step) -> bool:
     same = (row.phase, row.state, row.due_at) == (change.phase, change.state, change.due_at)
     same = same and (row.data is change.data or row.data == change.data)
     return not same or bool(change.postings) or (change.ended and row.ended_at is None)
-
-
-def changed(row: Row, change: Change) -> bool:
-    """Whether a change is worth a line of history."""
-    return bool(change.message) or (row.phase, row.state) != (change.phase, change.state)

@@ -106,7 +106,7 @@ class _Batch:
             else:
                 self._leased.append({"id": row.id, "lease_token": row.lease_token, **lease})
             return _seen(row, line, data=json.loads(line["data"]), **lease)
-        if change.message or (change.phase, change.state) != (line["phase"], line["state"]):
+        if change.is_news(line["phase"], line["state"]):
             told = (change.phase, change.state, change.message, row.lease_token, write.cause, change.level)
             self._told.append(history_line(row.id, self._now, *told))
         self._told += warning_lines(row.id, self._now, line["phase"], line["state"], row.lease_token, warnings)

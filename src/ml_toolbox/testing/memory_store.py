@@ -11,7 +11,6 @@ from ml_toolbox.base.clock import Clock, SystemClock
 from ml_toolbox.base.errors import BudgetExceeded, Conflict, NotFound
 from ml_toolbox.engine.ledger import Limit, Line, Meter, Period, Posting, month_of, posted
 from ml_toolbox.engine.rows import WISH_ORDER, Occurrence, Row, Transition, Wish, Write
-from ml_toolbox.engine.runner import changed
 from ml_toolbox.engine.store import Written
 
 
@@ -238,7 +237,7 @@ class MemoryStore:
                 warnings = self._post(held, change.postings, now)
             except BudgetExceeded as refused:
                 return refused
-            if changed(held, change):
+            if change.is_news(held.phase, held.state):
                 line = Transition(
                     now, change.phase, change.state, change.message, held.lease_token, write.cause, change.level
                 )

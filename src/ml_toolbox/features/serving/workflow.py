@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_toolbox.base.errors import Bug, Throttled, ToolboxError
 from ml_toolbox.domain.endpoints import EndpointStatus
+from ml_toolbox.engine.absence import STALE_LIST_S
 from ml_toolbox.engine.charges import cost_of
 from ml_toolbox.engine.ledger import Posting, month_of
 from ml_toolbox.engine.rows import Row
@@ -15,9 +16,6 @@ from ml_toolbox.features.serving import life
 from ml_toolbox.features.serving.records import KIND, backend_of, data_of, window_of
 from ml_toolbox.ports.endpoints import EndpointBackend
 from ml_toolbox.ports.jobs import TAG_INSTALL, TAG_OWNER, Owner
-
-STALE_LIST_S = 60.0
-"""How much longer than its visibility window a platform's list may show what is gone."""
 
 Backends = Callable[[str], EndpointBackend]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_toolbox.base.errors import Bug, Conflict, NotFound, Throttled, ToolboxError
 from ml_toolbox.domain.jobs import JobSpec
+from ml_toolbox.engine.absence import STALE_LIST_S
 from ml_toolbox.engine.charges import cost_of
 from ml_toolbox.engine.ledger import Posting, month_of
 from ml_toolbox.engine.rows import Row
@@ -25,9 +26,6 @@ from ml_toolbox.ports.jobs import (
     ObserveMany,
     Owner,
 )
-
-STALE_LIST_S = 60.0
-"""How much longer than its visibility window a platform's list may show what is gone."""
 
 Backends = Callable[[str], JobBackend]
 Register = Callable[[JobRecord], str]
